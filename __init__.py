@@ -1,0 +1,13 @@
+"""Sonic for ComfyUI: a portrait and a recording become a video of that person speaking.
+
+Nothing of ours is imported at module level: ComfyUI names this module by its path, pytest by its package, and both must work.
+"""
+
+WEB_DIRECTORY = "./web/comfyui"
+
+
+async def comfy_entrypoint():  # type: ignore[no-untyped-def]  # ComfyExtension exists only inside ComfyUI
+    """Called once by ComfyUI's loader."""
+    from .nodes.extension import SonicExtension
+
+    return SonicExtension()

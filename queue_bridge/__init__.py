@@ -1,0 +1,1 @@
+"""The queue bridge: jobs in, videos out. Imports nothing of the other packages here."""

@@ -1,0 +1,61 @@
+"""Every error a person can meet, each with one sentence that says what is wrong, where, and what to do.
+
+SonicError
+├── BadInput            the caller's material or settings are at fault; trying again changes nothing
+│   ├── BadPortrait     the picture cannot be read or used
+│   │   └── NoFace      the picture is fine, but no face was found in it
+│   ├── BadSound        the sound cannot be read, is empty, too short or silent
+│   └── BadSetting      a number or a name is outside what is allowed
+├── MissingWeights      an engine was asked for whose files are not there
+└── CannotWrite         the result could not be written where it belongs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class SonicError(Exception):
+    """Base of everything this package raises on purpose; ``str(error)`` is the sentence for a person."""
+
+
+class BadInput(SonicError):
+    """Raised when the material or the settings are at fault, so that a retry cannot help."""
+
+
+class BadPortrait(BadInput):
+    """Raised when a picture cannot be read or used."""
+
+
+class NoFace(BadPortrait):
+    """Raised when no face (or not the asked-for face) is in the picture."""
+
+
+class BadSound(BadInput):
+    """Raised when a sound cannot be read, is empty, too short or silent."""
+
+
+class BadSetting(BadInput):
+    """Raised when a setting is outside what is allowed; ``name`` is the setting."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name = name
+
+
+class MissingWeights(SonicError):
+    """Raised when an engine's files are not there; ``missing`` lists them."""
+
+    def __init__(self, engine: str, missing: Sequence[Path]) -> None:
+        self.engine = engine
+        self.missing = tuple(missing)
+        listing = ", ".join(str(path) for path in missing)
+        super().__init__(
+            f"The engine '{engine}' needs files that are not there: {listing}. "
+            "Put them there, or choose the engine 'draft', which needs none."
+        )
+
+
+class CannotWrite(SonicError):
+    """Raised when a result cannot be written where it belongs."""

@@ -1,0 +1,28 @@
+"""Frames that are made when they are asked for: what an engine returns, and what video and graph read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Frame = NDArray[np.uint8]  # (H, W, 3) RGB
+
+
+class FrameSource(Protocol):
+    """A clip that can be read again and from anywhere; the same index always gives the same frame."""
+
+    count: int
+    height: int
+    width: int
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Frames start..stop-1 in order, each a fresh (H, W, 3) uint8 RGB array."""
+        ...
+
+
+def frame_count(seconds: float, fps: float) -> int:
+    """Frames that cover ``seconds`` of sound: round(seconds * fps), at least one."""
+    return max(1, round(seconds * fps))
