@@ -40,7 +40,7 @@ class Recipe:
     espeak_utterances: int = 4000
     flite_utterances: int = 1600
     flite_share: float = 0.5
-    steps: int = 1400
+    steps: int = 1200
     batch: int = 40
     rows: int = 150
     peak_rate: float = 3e-3
