@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
-from ..sonic.audio import check_sound, read_sound
+from ..sonic.audio import read_sound
 from ..sonic.portrait import read_picture
 from .sockets import audio_of, image_of
 
@@ -22,9 +23,9 @@ def _names(kinds: list[str]) -> list[str]:
 def _check_name(name: str) -> bool | str:
     """True, or the sentence that ComfyUI shows beside the input. Any type of file is let through: its content decides."""
     _, folder = folder_paths.annotated_filepath(name)
-    root = Path(folder or folder_paths.get_input_directory()).absolute()
-    path = Path(folder_paths.get_annotated_filepath(name))
-    if not Path(path.absolute().as_posix()).is_relative_to(root) or ".." in path.parts:
+    root = Path(os.path.normpath(folder or folder_paths.get_input_directory()))
+    path = Path(os.path.normpath(folder_paths.get_annotated_filepath(name)))  # links inside the folder may lead elsewhere
+    if not path.is_relative_to(root):
         return f"'{name}' lies outside ComfyUI's input folder; put the file into {root}."
     if not path.is_file():
         return f"The file '{name}' is not in {root}; put it there or upload it."
@@ -98,6 +99,4 @@ class LoadVoice(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio: str) -> io.NodeOutput:
-        sound = read_sound(Path(folder_paths.get_annotated_filepath(audio)))
-        check_sound(sound)
-        return io.NodeOutput(audio_of(sound))
+        return io.NodeOutput(audio_of(read_sound(Path(folder_paths.get_annotated_filepath(audio)))))
