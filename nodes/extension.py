@@ -10,6 +10,6 @@ from .post_process import PostProcess
 from .pre_data import PreData, PreDataAlias
 
 
-class SonicExtension(ComfyExtension):  # type: ignore[misc]
+class SonicExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [LoadPortrait, LoadVoice, PreData, Inference, PostProcess, PreDataAlias, InferenceAlias]

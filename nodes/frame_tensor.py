@@ -1,15 +1,15 @@
 """An IMAGE batch whose frames are made when somebody reads them.
 
-ComfyUI passes a clip along as one float32 tensor: 512 x 512 pixels at 25 frames a second are 4.7 GB a minute, even where nobody
-reads them because the graph only saves the video. A FrameTensor has the shape, dtype and device of that tensor, but holds no
-pixels:
+ComfyUI passes a clip along as one float32 tensor: 512 x 512 pixels at 25 frames a second are 4.7 GB a minute, even
+where nobody reads them because the graph only saves the video. A FrameTensor has the shape, dtype and device of that
+tensor, but holds no pixels:
 
 - an index, a slice or an iteration over the frames makes just those frames (a slice stays lazy);
 - a copy, a pickle, or any other operation makes all of its frames, once, and goes on with an ordinary tensor;
 - writing into it works; what is written is kept.
 
-One difference to an ordinary tensor remains: a single frame read by its index is a copy, so that writing into that frame does
-not change the clip.
+One difference to an ordinary tensor remains: a single frame read by its index is a copy, so that writing into that
+frame does not change the clip.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 from torch.utils._pytree import tree_map
 
@@ -91,8 +91,8 @@ def _check_memory(shape: tuple[int, ...]) -> None:
     free = psutil.virtual_memory().available
     if needed > free:
         raise NotEnoughMemory(
-            f"All {shape[0]} frames of {shape[2]} x {shape[1]} pixels at once need {needed / 2**30:.1f} GB of memory and "
-            f"{free / 2**30:.1f} GB are free; use the 'video' output, which needs no such memory, or a shorter duration."
+            f"All {shape[0]} frames of {shape[2]} x {shape[1]} pixels at once need {needed / 2**30:.1f} GB of memory "
+            f"and {free / 2**30:.1f} GB are free; use the 'video' output, which needs none, or a shorter duration."
         )
 
 
@@ -134,12 +134,13 @@ class FrameTensor(torch.Tensor):
             self._clip.check()
             yield torch.from_numpy(pixels) / 255.0
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         state = "made" if self.is_made else "made on demand"
         return f"FrameTensor(shape={tuple(self.shape)}, {state})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self._clip.read(self._rows).__reduce_ex__(protocol)  # a pickle or a copy is an ordinary tensor
+        # A pickle or a copy is an ordinary tensor.
+        return self._clip.read(self._rows).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         return self._clip.read(self._rows).clone()
@@ -154,7 +155,9 @@ class FrameTensor(torch.Tensor):
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         lazy = _LAZY.get(func)
         if lazy is not None and isinstance(args[0], FrameTensor):

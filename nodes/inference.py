@@ -28,7 +28,7 @@ class Inference(io.ComfyNode):
             node_id="SONIC_Inference",
             display_name="Sonic Inference",
             category="Sonic",
-            description="Makes the person speak. The video is written while the frames are made, so that memory stays flat.",
+            description="Makes the person speak. The video is written while its frames are made: memory stays flat.",
             inputs=[
                 PreparedSocket.Input("preprocessed_data", tooltip="From Sonic PreData."),
                 io.Int.Input(
@@ -60,7 +60,7 @@ class Inference(io.ComfyNode):
                     options=list(get_args(EngineName)),
                     default="auto",
                     optional=True,
-                    tooltip="auto: Sonic when its files are there, else draft. draft: runs on any CPU and needs no files.",
+                    tooltip="auto: Sonic when its files are there, else draft, which needs none and runs on any CPU.",
                 ),
                 io.Int.Input(
                     "seed",

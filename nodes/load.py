@@ -1,4 +1,4 @@
-"""Nodes that read a portrait and a voice from ComfyUI's input folder, and say in one sentence what is wrong with a file."""
+"""Nodes that read a portrait and a voice from ComfyUI's input folder, and say what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ def _names(kinds: list[str]) -> list[str]:
 
 
 def _check_name(name: str) -> bool | str:
-    """True, or the sentence that ComfyUI shows beside the input. Any type of file is let through: its content decides."""
+    """True, or the sentence that ComfyUI shows beside the input. Any type is let through: the content decides."""
     _, folder = folder_paths.annotated_filepath(name)
     root = Path(os.path.normpath(folder or folder_paths.get_input_directory()))
-    path = Path(os.path.normpath(folder_paths.get_annotated_filepath(name)))  # links inside the folder may lead elsewhere
+    path = Path(
+        os.path.normpath(folder_paths.get_annotated_filepath(name))
+    )  # links inside the folder may lead elsewhere
     if not path.is_relative_to(root):
         return f"'{name}' lies outside ComfyUI's input folder; put the file into {root}."
     if not path.is_file():
@@ -44,7 +46,7 @@ class LoadPortrait(io.ComfyNode):
             node_id="SONIC_LoadPortrait",
             display_name="Sonic Load Portrait",
             category="Sonic",
-            description="Reads a picture: turned upright, transparency laid over white, 16-bit grey kept, huge ones reduced.",
+            description="Reads a picture: upright, transparency laid over white, 16-bit grey kept, huge ones reduced.",
             inputs=[
                 io.Combo.Input(
                     "image",

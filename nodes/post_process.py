@@ -29,7 +29,9 @@ class _ImageFrames:
 
     def __init__(self, images: torch.Tensor) -> None:
         if images.ndim != 4 or 0 in images.shape:
-            raise BadPortrait(f"The images have the shape {tuple(images.shape)} where (frames, height, width, 3) is needed.")
+            raise BadPortrait(
+                f"The images have the shape {tuple(images.shape)} where (frames, height, width, 3) is needed."
+            )
         self._images = images
         self.count, self.height, self.width = images.shape[:3]
 
@@ -49,16 +51,18 @@ class PostProcess(io.ComfyNode):
             inputs=[
                 io.Image.Input("images"),
                 io.Audio.Input("audio"),
-                io.Float.Input("fps", default=25.0, min=1.0, max=120.0, step=0.01, tooltip="Frames a second of the images."),
+                io.Float.Input(
+                    "fps", default=25.0, min=1.0, max=120.0, step=0.01, tooltip="Frames a second of the images."
+                ),
                 io.Boolean.Input(
                     "temporal_smoothing",
                     default=True,
-                    tooltip="Evens out brightness and calms what should be still; the face and moving edges are left alone.",
+                    tooltip="Evens out brightness and calms what should be still; the face and motion are left alone.",
                 ),
                 io.Boolean.Input(
                     "lip_sync_correction",
                     default=True,
-                    tooltip="Measures how mouth and sound agree, and shifts the sound by up to 0.2 s when the answer is sure.",
+                    tooltip="Measures how mouth and sound agree; shifts the sound by up to 0.2 s when that is sure.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="images"), io.Audio.Output(display_name="audio")],
@@ -66,7 +70,12 @@ class PostProcess(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: torch.Tensor, audio: dict[str, Any], fps: float, temporal_smoothing: bool, lip_sync_correction: bool
+        cls,
+        images: torch.Tensor,
+        audio: dict[str, Any],
+        fps: float,
+        temporal_smoothing: bool,
+        lip_sync_correction: bool,
     ) -> io.NodeOutput:
         source: FrameSource = _ImageFrames(images)
         lines = []
@@ -79,8 +88,13 @@ class PostProcess(io.ComfyNode):
         if temporal_smoothing:
             face = next(iter(find_faces(next(source.frames(0, 1)))), None)
             images = FrameTensor(SmoothedFrames(source, face.box if face else None), raise_if_interrupted)
-            lines.append("The frames are smoothed in time" + (", the face is spared." if face else "; no face was found to spare."))
-        return io.NodeOutput(images, audio, ui={"text": lines or ["Nothing was asked for; images and sound are unchanged."]})
+            lines.append(
+                "The frames are smoothed in time"
+                + (", the face is spared." if face else "; no face was found to spare.")
+            )
+        return io.NodeOutput(
+            images, audio, ui={"text": lines or ["Nothing was asked for; images and sound are unchanged."]}
+        )
 
 
 def _measure(source: FrameSource, fps: float, sound: Sound) -> SyncEstimate:
@@ -98,7 +112,9 @@ def _measure(source: FrameSource, fps: float, sound: Sound) -> SyncEstimate:
 def _sentence(estimate: SyncEstimate) -> str:
     fit = f"agreement {estimate.as_it_is:.2f}, at best {estimate.correlation:.2f} at {estimate.offset_s * 1000:+.0f} ms"
     if estimate.correction_s:
-        return f"The mouth ran {estimate.offset_s * 1000:+.0f} ms behind the sound, which was shifted by as much ({fit})."
+        return (
+            f"The mouth ran {estimate.offset_s * 1000:+.0f} ms behind the sound, which was shifted by as much ({fit})."
+        )
     if estimate.is_sure:
         return f"Mouth and sound agree ({fit}); the sound is unchanged."
     return f"How well mouth and sound agree cannot be told for sure ({fit}); the sound is unchanged."

@@ -20,7 +20,7 @@ def raise_if_interrupted() -> None:
 
 
 class FrameProgress:
-    """Call it with each frame, in order: it moves the node's progress bar, shows a frame now and then, ends on interrupt."""
+    """Call it with each frame, in order: it moves the progress bar, shows a frame now and then, ends on interrupt."""
 
     def __init__(self, frames: int) -> None:
         self._bar = comfy.utils.ProgressBar(frames)

@@ -26,7 +26,7 @@ def new_temp_video() -> Path:
     return folder / f"sonic_{uuid.uuid4().hex}.mp4"
 
 
-class RenderedVideo(InputImpl.VideoFromFile):  # type: ignore[misc]
+class RenderedVideo(InputImpl.VideoFromFile):
     """Saved as an MP4 it is copied and not encoded again; the file goes when nobody holds this object any more."""
 
     def __init__(self, path: Path) -> None:
@@ -37,13 +37,15 @@ class RenderedVideo(InputImpl.VideoFromFile):  # type: ignore[misc]
     def save_to(
         self,
         path: Any,
-        format: Any = Types.VideoContainer.AUTO,  # noqa: A002  # ComfyUI's name
+        format: Any = Types.VideoContainer.AUTO,  # ComfyUI's name
         codec: Any = Types.VideoCodec.AUTO,
         metadata: Mapping[str, Any] | None = None,
         **others: Any,  # newer servers ask for more; only encoding anew can do that
     ) -> None:
         if isinstance(path, str | os.PathLike) and format in _MP4 and codec in _H264 and not others:
-            texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()}
+            texts = {
+                key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()
+            }
             copy_mp4(self._path, Path(path), texts)
         else:
             super().save_to(path, format=format, codec=codec, metadata=metadata, **others)

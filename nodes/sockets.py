@@ -20,7 +20,9 @@ ModelSocket = io.Custom("SONIC_MODEL")  # carries the loaded Sonic networks
 def picture_of(image: torch.Tensor) -> Frame:
     """The first picture of an IMAGE [B, H, W, C], 0..1, as (H, W, 3) uint8. Raises BadPortrait."""
     if image.ndim != 4 or image.shape[0] == 0:
-        raise BadPortrait(f"The image has the shape {tuple(image.shape)} where (pictures, height, width, channels) is needed.")
+        raise BadPortrait(
+            f"The image has the shape {tuple(image.shape)} where (pictures, height, width, channels) is needed."
+        )
     return picture_from_floats(image[0].cpu().float().numpy())
 
 

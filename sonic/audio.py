@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-import soxr
+import soxr  # type: ignore[import-untyped]
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
@@ -45,7 +45,7 @@ def read_sound(path: Path) -> Sound:
 
 
 def _decoded(container: av.container.InputContainer, name: str) -> Iterator[AudioFrame]:
-    """Frames as planar float32 at the rate and layout of the first; damaged packets are left out and counted in the log."""
+    """Frames as planar float32 at the rate and layout of the first; damaged packets are left out and logged."""
     stream = container.streams.audio[0]
     resampler = av.AudioResampler(format="fltp")
     damaged = 0
@@ -71,7 +71,9 @@ def check_sound(sound: Sound) -> None:
     if waveform.shape[1] == 0:
         raise BadSound("The sound is empty (0 samples); choose another recording.")
     if sound.seconds < SHORTEST_S:
-        raise BadSound(f"The sound lasts only {sound.seconds * 1000:.1f} ms; at least {SHORTEST_S * 1000:.0f} ms are needed.")
+        raise BadSound(
+            f"The sound lasts only {sound.seconds * 1000:.1f} ms; at least {SHORTEST_S * 1000:.0f} ms are needed."
+        )
     if not np.isfinite(waveform).all():
         raise BadSound("The sound holds values that are no numbers (NaN or infinite); check how it was made.")
     level = loudest_moment(sound)
@@ -99,7 +101,7 @@ def used_part(sound: Sound, duration_s: float) -> tuple[Sound, str | None]:
     samples = round(duration_s * sound.sample_rate)
     if samples > sound.waveform.shape[1]:
         return sound, (
-            f"The duration of {duration_s:g} s is longer than the sound; all {sound.seconds:.2f} s of the sound are used."
+            f"The duration of {duration_s:g} s is longer than the sound; all {sound.seconds:.2f} s of it are used."
         )
     return Sound(sound.waveform[:, :samples], sound.sample_rate), None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ModelFile:
-    """folder: the kind of model folder it belongs in; names: relative to it, any one will do, the published one first."""
+    """folder: the kind of model folder it belongs in; names: relative to it, any one will do, the published first."""
 
     folder: str
     names: tuple[str, ...]

@@ -38,7 +38,9 @@ def choose_engine(requested: EngineName, missing: Sequence[Path]) -> EngineChoic
     if missing:
         count = f"{len(missing)} file{'s' if len(missing) > 1 else ''} of Sonic"
         return EngineChoice("draft", f"'auto' chose draft because {count} are not there, the first being {missing[0]}.")
-    return EngineChoice("draft", "'auto' chose draft because this version cannot run Sonic yet, though its files are there.")
+    return EngineChoice(
+        "draft", "'auto' chose draft because this version cannot run Sonic yet, though its files are there."
+    )
 
 
 def render(prepared: PreparedData, options: InferenceOptions, choice: EngineChoice) -> FrameSource:

@@ -43,13 +43,17 @@ def read_picture(path: Path) -> Frame:
         raise BadPortrait(
             f"The picture '{path.name}' has more pixels than are safe to open; reduce it to 4096 pixels or less a side."
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         # Pillow's decoders speak through all of these when data are cut off or damaged.
-        raise BadPortrait(f"The picture '{path.name}' is damaged or cut off ({error}); save or copy it again.") from error
+        raise BadPortrait(
+            f"The picture '{path.name}' is damaged or cut off ({error}); save or copy it again."
+        ) from error
 
 
 def _upright_and_not_too_large(picture: Image.Image) -> Image.Image:
-    picture.draft(None, (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG is then decoded at 1/2, 1/4 or 1/8: a fraction of the memory
+    picture.draft(
+        None, (LONGEST_SIDE, LONGEST_SIDE)
+    )  # a JPEG is then decoded at 1/2, 1/4 or 1/8: a fraction of the memory
     width, height = picture.size
     factor = -(-max(width, height) // LONGEST_SIDE)
     if factor > 1:
@@ -73,12 +77,12 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def _grey_to_8_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey values of any range -> 0..255; white is 1, 255 or 65535, whichever is the smallest that holds the largest value."""
+    """Grey values of any range -> 0..255; white is 1, 255 or 65535, the smallest that holds all values."""
     values = grey.astype(np.float32)
     top = float(values.max(initial=0.0))
     floating = np.issubdtype(grey.dtype, np.floating)
     white = 1.0 if floating and top <= 1.0 else 255.0 if top <= 255.0 else max(65535.0, top)
-    return np.rint(np.clip(values / white, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(values / white, 0.0, 1.0) * 255.0), np.uint8)
 
 
 def picture_from_floats(image: NDArray[np.floating[Any]]) -> Frame:
@@ -94,7 +98,9 @@ def picture_from_floats(image: NDArray[np.floating[Any]]) -> Frame:
     for top in range(0, height, rows):
         strip = np.asarray(image[top : top + rows], np.float32)
         if not np.isfinite(strip).all():
-            raise BadPortrait("The image holds values that are no numbers (NaN or infinite); check the node that made it.")
+            raise BadPortrait(
+                "The image holds values that are no numbers (NaN or infinite); check the node that made it."
+            )
         if channels == 4:
             strip = strip[..., :3] * strip[..., 3:] + (1.0 - strip[..., 3:])
         picture[top : top + rows] = np.rint(np.clip(strip, 0.0, 1.0) * 255.0)
@@ -102,10 +108,10 @@ def picture_from_floats(image: NDArray[np.floating[Any]]) -> Frame:
 
 
 def crop_to_face(box: Box, expand_ratio: float, width: int, height: int) -> tuple[int, int, int, int]:
-    """The published square crop around a face: x1, y1, x2, y2 in whole pixels (rounding may make it a pixel off square).
+    """The published square crop around a face: x1, y1, x2, y2 in whole pixels; rounding may make it a pixel off square.
 
-    The box grows by ``expand_ratio`` of its size to each side, within the picture; the square has the shorter of the grown
-    sides, and along the longer one it moves towards the middle of the face.
+    The box grows by ``expand_ratio`` of its size to each side, within the picture; the square has the shorter of the
+    grown sides, and along the longer one it moves towards the middle of the face.
     """
     x1, y1, x2, y2 = box
     margin_x, margin_y = expand_ratio * (x2 - x1), expand_ratio * (y2 - y1)
@@ -134,8 +140,8 @@ def prepared_size(width: int, height: int, min_resolution: int) -> tuple[int, in
     new_width, new_height = (round(side * scale / SIZE_STEP) * SIZE_STEP for side in (width, height))
     if max(new_width, new_height) > LONGEST_SIDE:
         raise BadPortrait(
-            f"A picture of {width} x {height} pixels would become {new_width} x {new_height}, more than {LONGEST_SIDE} a side; "
-            "choose 'crop to face', a smaller min_resolution, or cut the picture."
+            f"A picture of {width} x {height} pixels would become {new_width} x {new_height}, "
+            f"more than {LONGEST_SIDE} a side; choose 'crop to face', a smaller min_resolution, or cut the picture."
         )
     return new_width, new_height
 

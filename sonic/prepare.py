@@ -53,12 +53,18 @@ def _choose_face(faces: Sequence[Face], options: PrepareOptions) -> tuple[Face |
     """The asked-for face and a sentence if there was a choice; None and a sentence if the caller allows no face."""
     index = options.face_index
     if index < len(faces):
-        note = f"{len(faces)} faces were found; number {index} by size, counted from 0, speaks." if len(faces) > 1 else None
+        note = (
+            f"{len(faces)} faces were found; number {index} by size, counted from 0, speaks."
+            if len(faces) > 1
+            else None
+        )
         return faces[index], note
     if options.on_no_face == "whole picture":
         return None, "No face was found that could speak; the whole picture is used as it is."
     if not faces:
-        raise NoFace("No face was found in the picture; use one that shows an upright face from the front, large enough.")
+        raise NoFace(
+            "No face was found in the picture; use one that shows an upright face from the front, large enough."
+        )
     found = "only one face was" if len(faces) == 1 else f"only {len(faces)} faces were"
     raise NoFace(f"Face number {index} (counted from 0) was asked for, but {found} found in the picture.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
@@ -12,7 +11,7 @@ from types import MappingProxyType
 
 import av
 import numpy as np
-import soxr
+import soxr  # type: ignore[import-untyped]
 from av.container import OutputContainer
 from numpy.typing import NDArray
 
@@ -26,7 +25,9 @@ CRF = "18"  # the published quality
 PRESET = "veryfast"
 ITU709 = 1  # primaries, transfer and matrix have the same number in H.264's tables
 AAC_BITRATE = 192_000
-MOVFLAGS = "use_metadata_tags+faststart"  # any metadata key is kept; the index comes first, so that players start at once
+MOVFLAGS = (
+    "use_metadata_tags+faststart"  # any metadata key is kept; the index comes first, so that players start at once
+)
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -38,11 +39,11 @@ def write_mp4(
     metadata: Mapping[str, str] = NO_METADATA,
     on_frame: Callable[[int, Frame], None] | None = None,
 ) -> int:
-    """Writes ``frames`` ((H, W, 3) uint8 RGB, all of one size) and the whole ``sound`` to ``path``; returns how many frames.
+    """Writes ``frames`` ((H, W, 3) uint8 RGB, all of one size) and the whole ``sound`` to ``path``; returns how many.
 
-    The sound is never cut; where the frames last longer it is followed by silence. An odd side grows by one repeated row or
-    column, as the format asks for even ones. ``on_frame(index, frame)`` is called after each frame; what it raises ends the
-    writing. The file appears only when it is whole. Raises CannotWrite.
+    The sound is never cut; where the frames last longer it is followed by silence. An odd side grows by one repeated
+    row or column, as the format asks for even ones. ``on_frame(index, frame)`` is called after each frame; what it
+    raises ends the writing. The file appears only when it is whole. Raises CannotWrite.
     """
     part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -167,6 +168,8 @@ def copy_mp4(source: Path, target: Path, metadata: Mapping[str, str] = NO_METADA
 
     The file appears only when it is whole. Raises CannotWrite.
     """
+    if not source.is_file():
+        raise CannotWrite(f"The video '{source}' is no longer there; make it again.")
     part = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.part")
     try:
         with (
@@ -174,12 +177,14 @@ def copy_mp4(source: Path, target: Path, metadata: Mapping[str, str] = NO_METADA
             av.open(str(part), "w", format="mp4", options={"movflags": MOVFLAGS}) as new,
         ):
             new.metadata.update({**old.metadata, **metadata})
-            streams = {stream: new.add_stream_from_template(stream) for stream in (*old.streams.video, *old.streams.audio)}
+            streams = {
+                stream: new.add_stream_from_template(stream) for stream in (*old.streams.video, *old.streams.audio)
+            }
             for packet in old.demux(*streams):
                 if packet.dts is not None:  # the empty packet at the end of each stream
                     packet.stream = streams[packet.stream]
                     new.mux(packet)
-        os.replace(part, target)
+        part.replace(target)
     except av.FFmpegError as error:
         raise CannotWrite(f"The video '{target}' cannot be written: {error.strerror}.") from error
     finally:

@@ -133,7 +133,7 @@ def test_a_duration_cuts_the_sound_and_a_longer_one_than_the_sound_is_corrected_
     assert part.seconds == 0.5 and note is None
     part, note = used_part(sound, 20)
     assert part is sound
-    assert note == "The duration of 20 s is longer than the sound; all 2.00 s of the sound are used."
+    assert note == "The duration of 20 s is longer than the sound; all 2.00 s of it are used."
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 2), (16000, 1), (44100, 6), (96000, 1)])

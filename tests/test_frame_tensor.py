@@ -197,13 +197,13 @@ def test_frames_that_do_not_fit_into_free_memory_are_refused_with_a_sentence(
 
 
 def test_an_interrupt_passes_through_the_making(source: CountingSource) -> None:
-    class InterruptedError_(Exception):
+    class InterruptError(Exception):
         pass
 
     def check() -> None:
         if len(source.made) == 3:
-            raise InterruptedError_
+            raise InterruptError
 
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(InterruptError):
         FrameTensor(source, check) + 1
     assert len(source.made) == 3

@@ -59,7 +59,9 @@ def test_transparency_of_a_palette_is_laid_over_white(tmp_path: Path) -> None:
     assert picture[0, 1].tolist() == [250, 0, 0]
 
 
-@pytest.mark.parametrize(("suffix", "dtype", "white"), [("png", np.uint16, 65535), ("tiff", np.int32, 65535), ("tiff", np.float32, 1.0)])
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "white"), [("png", np.uint16, 65535), ("tiff", np.int32, 65535), ("tiff", np.float32, 1.0)]
+)
 def test_deep_grey_keeps_its_shades(tmp_path: Path, suffix: str, dtype: Any, white: float) -> None:
     grey = (np.linspace(0, 1, 256)[None].repeat(8, 0) * white).astype(dtype)
     path = tmp_path / f"a.{suffix}"

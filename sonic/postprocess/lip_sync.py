@@ -1,9 +1,9 @@
 """Lip sync: how far the mouth runs ahead of or behind the speech, and a shift of the sound that puts it right.
 
-The mouth's opening, read from the finished frames by the face mesh, is compared with the loudness of the speech at every offset
-within a quarter of a second. People open their mouths for what is loud, so the right offset stands out; how far it stands out
-above offsets that cannot be right (half a second and more) says how sure the answer is. A limit of the method: loudness and
-opening agree only on the whole, so offsets of less than a frame are not corrected.
+The mouth's opening, read from the finished frames by the face mesh, is compared with the loudness of the speech at
+every offset within a quarter of a second. People open their mouths for what is loud, so the right offset stands out;
+how far it stands out above offsets that cannot be right (half a second and more) says how sure the answer is. A limit
+of the method: loudness and opening agree only on the whole, so offsets of less than a frame are not corrected.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UPPER_LIP, LOWER_LIP, FOREHEAD, CHIN = 13, 14, 10, 152  # in the face mesh
 class SyncEstimate:
     """offset_s: how much later the mouth is than the speech (negative: earlier).
 
-    correlation: of opening and loudness at that offset; as_it_is: at no offset; confidence: correlation above what chance gives.
+    correlation: of opening and loudness at that offset; as_it_is: at no offset; confidence: what it is above chance.
     """
 
     offset_s: float
@@ -79,8 +79,8 @@ def mouth_openings(frames: Iterable[Frame]) -> NDArray[np.float32]:
 
 
 def _opening(landmarks: NDArray[np.float32]) -> float:
-    height = np.linalg.norm(landmarks[FOREHEAD, :2] - landmarks[CHIN, :2])
-    return float(np.linalg.norm(landmarks[UPPER_LIP, :2] - landmarks[LOWER_LIP, :2]) / max(height, 1e-6))
+    height = float(np.linalg.norm(landmarks[FOREHEAD, :2] - landmarks[CHIN, :2]))
+    return float(np.linalg.norm(landmarks[UPPER_LIP, :2] - landmarks[LOWER_LIP, :2])) / max(height, 1e-6)
 
 
 def measure_sync(openings: NDArray[np.float32], fps: float, speech: NDArray[np.float32]) -> SyncEstimate:
@@ -98,8 +98,10 @@ def measure_sync(openings: NDArray[np.float32], fps: float, speech: NDArray[np.f
     loudness = _smooth(_loudness(speech, len(times)))
     if mouth.std() < 1e-4 or loudness.std() < 1e-6:
         return UNKNOWN
-    by_lag = {lag: _correlation(mouth, loudness, lag) for lag in range(-int(SEARCHED_S * RATE), int(SEARCHED_S * RATE) + 1)}
-    best = max(by_lag, key=lambda lag: by_lag[lag])
+    by_lag = {
+        lag: _correlation(mouth, loudness, lag) for lag in range(-int(SEARCHED_S * RATE), int(SEARCHED_S * RATE) + 1)
+    }
+    best = max(by_lag, key=by_lag.__getitem__)
     chance = [
         float(np.corrcoef(mouth, np.roll(loudness, shift))[0, 1])
         for shift in range(int(WRONG_S * RATE), len(times) - int(WRONG_S * RATE), 10)

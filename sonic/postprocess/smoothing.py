@@ -1,11 +1,11 @@
-"""Temporal smoothing: takes brightness flicker out of a clip and calms what should be still, but leaves motion and the face.
+"""Temporal smoothing: takes brightness flicker out of a clip and calms what should be still; motion and face stay.
 
 Two steps, both on a sliding window, so that memory does not grow with the clip and any frame can be read on its own:
 
-1. The mean brightness outside the face is compared with its mean over nine frames; the difference is taken off the frame. A
-   flicker vanishes, a step (as between separately decoded chunks) becomes a ramp of a third of a second.
-2. Each pixel moves half way to the mean of its neighbours in time where it differs from them by no more than noise does. A
-   moving edge differs by much more and is left alone, and so is the face, whose small motions are the point of the clip.
+1. The mean brightness outside the face is compared with its mean over nine frames; the difference is taken off the
+   frame. A flicker vanishes, a step (as between separately decoded chunks) becomes a ramp of a third of a second.
+2. Each pixel moves half way to the mean of its neighbours in time where it differs from them by no more than noise
+   does. A moving edge differs by much more and is left alone, and so is the face, whose small motions are what counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BRIGHTNESS_RADIUS = 4  # frames to each side
 BRIGHTNESS_LIMIT = 12.0  # of 255; what differs by more is a cut or a light switched on
 SAMPLE_STEP = 4  # brightness is measured on every fourth row and column
 CALMING = 0.5
-NOISE = 4.0  # of 255
+NOISE = 6.0  # of 255
 NOISE_BLUR = 5  # pixels; a difference counts when it is wider than a single pixel
 FACE_MARGIN = 0.25  # of the face's size, around it; a soft edge of the same width follows
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -77,12 +77,13 @@ class SmoothedFrames:
                 buffer.append((number, frame, self._brightness(frame)))
             while buffer[0][0] < index - radius:
                 buffer.popleft()
-            near = [brightness for number, _, brightness in buffer if abs(number - index) <= reach]
             _, frame, brightness = next(entry for entry in buffer if entry[0] == index)
-            offset = sum(near) / len(near) - brightness
-            if abs(offset) > BRIGHTNESS_LIMIT:
-                offset = 0.0
-            yield frame.astype(np.float32) + np.float32(offset)
+            near = [
+                other
+                for number, _, other in buffer
+                if abs(number - index) <= reach and abs(other - brightness) <= BRIGHTNESS_LIMIT
+            ]
+            yield frame.astype(np.float32) + np.float32(sum(near) / len(near) - brightness)
 
     def _brightness(self, frame: Frame) -> float:
         pixels = frame[::SAMPLE_STEP, ::SAMPLE_STEP][self._measured]
@@ -95,7 +96,8 @@ class SmoothedFrames:
         if before is not None and after is not None:
             neighbours = (before + after) * 0.5
             difference = neighbours - current
-            # Motion shows in the neighbours' difference to each other, and in a blob's passing in their difference to this frame.
+            # Steady motion shows in how the neighbours differ from each other, a passing thing in how they differ from
+            # this frame.
             moved = np.maximum(np.abs(difference), np.abs(after - before)).max(axis=2)
             likeness = np.exp(-((cv2.blur(moved, (NOISE_BLUR, NOISE_BLUR)) / NOISE) ** 2))
             current = current + difference * (CALMING * self._weight * likeness)[..., None]
