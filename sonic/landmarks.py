@@ -24,7 +24,8 @@ MIN_MESH_SCORE = 0.5
 REFINEMENTS = 2  # mesh passes on a crop taken from the landmarks of the pass before
 CROP_MARGIN = 1.5  # side of the mesh's crop over the face box, as the mesh was trained
 SAME_FACE_IOU = 0.3
-TILE_GRIDS = (2, 4)  # tiles a side, where the whole picture shows no face
+TILE_GRIDS = (2, 4, 8)  # tiles along the shorter side, where the whole picture shows no face
+TURNED_UP_TO = 4  # tiles: very small faces are looked for the right way up only, to spare seconds
 LEFT_EYE, RIGHT_EYE = 263, 33  # outer corners in the mesh; left and right as the person's own
 
 
@@ -135,7 +136,7 @@ def square_around(landmarks: NDArray[np.float64] | NDArray[np.float32]) -> Squar
     return Square(float(centre[0]), float(centre[1]), float((high - low).max()) * CROP_MARGIN, angle)
 
 
-def _views(picture: Frame, tiles: int, quarters: range = range(4)) -> Iterator[Square]:
+def _views(picture: Frame, tiles: int, quarters: range) -> Iterator[Square]:
     """Squares that cover the picture, overlapping by half, turned by quarters; tiles = 1 is the whole picture."""
     height, width = picture.shape[:2]
     if tiles == 1:
@@ -159,7 +160,7 @@ def find_faces(picture: Frame) -> list[Face]:
     faces: list[Face] = []
     for tiles in (1, *TILE_GRIDS):
         if not faces:
-            _add_faces(picture, _views(picture, tiles), faces)
+            _add_faces(picture, _views(picture, tiles, range(4 if tiles <= TURNED_UP_TO else 1)), faces)
         else:  # smaller people beside the one that was found are the same way up
             quarter = round(square_around(faces[0].landmarks).angle / (math.pi / 2)) % 4
             _add_faces(picture, _views(picture, tiles, range(quarter, quarter + 1)), faces)

@@ -80,9 +80,9 @@ def test_several_faces_come_largest_first(portrait: np.ndarray) -> None:
 
 def test_a_small_face_in_a_large_picture_is_found(portrait: np.ndarray) -> None:
     scene = np.full((1200, 1600, 3), 90, np.uint8)
-    scene[700:860, 1100:1260] = cv2.resize(portrait, (160, 160), interpolation=cv2.INTER_AREA)
+    scene[700:1020, 1100:1420] = cv2.resize(portrait, (320, 320), interpolation=cv2.INTER_AREA)
     (face,) = find_faces(scene)
-    assert 1100 < face.box[0] < face.box[2] < 1260
+    assert 1100 < face.box[0] < face.box[2] < 1420
 
 
 @pytest.mark.parametrize("picture", ["grey", "noise"])
