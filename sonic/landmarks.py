@@ -24,7 +24,8 @@ MIN_MESH_SCORE = 0.5
 REFINEMENTS = 2  # mesh passes on a crop taken from the landmarks of the pass before
 CROP_MARGIN = 1.5  # side of the mesh's crop over the face box, as the mesh was trained
 SAME_FACE_IOU = 0.3
-TILE_GRIDS = (2, 4)  # tiles a side, where the whole picture shows no face
+TILE_GRIDS = (2, 4, 8)  # tiles along the shorter side, where the whole picture shows no face
+TURNED_UP_TO = 4  # tiles: very small faces are looked for the right way up only, to spare seconds
 LEFT_EYE, RIGHT_EYE = 263, 33  # outer corners in the mesh; left and right as the person's own
 
 
@@ -110,7 +111,7 @@ def _overlap(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[n
 def fit_mesh(picture: Frame, square: Square) -> Face:
     """The face mesh on a turned square that holds one face, refined on its own landmarks."""
     _, mesh = load_face_networks()
-    for _ in range(REFINEMENTS + 1):
+    for _ in range(1 + REFINEMENTS):
         with torch.inference_mode():
             points, score = mesh(_as_batch(cut(picture, square, MESH_SIZE) / 255))
         affine = square.to_picture(MESH_SIZE)
@@ -135,8 +136,8 @@ def square_around(landmarks: NDArray[np.float64] | NDArray[np.float32]) -> Squar
     return Square(float(centre[0]), float(centre[1]), float((high - low).max()) * CROP_MARGIN, angle)
 
 
-def _views(picture: Frame, tiles: int) -> Iterator[Square]:
-    """Squares that cover the picture, overlapping by half, in four orientations; tiles = 1 is the whole picture."""
+def _views(picture: Frame, tiles: int, quarters: range) -> Iterator[Square]:
+    """Squares that cover the picture, overlapping by half, turned by quarters; tiles = 1 is the whole picture."""
     height, width = picture.shape[:2]
     if tiles == 1:
         centres = [(width / 2, height / 2)]
@@ -150,23 +151,28 @@ def _views(picture: Frame, tiles: int) -> Iterator[Square]:
             for i in range(across)
         ]
     for x, y in centres:
-        for quarter in range(4):
+        for quarter in quarters:
             yield Square(x, y, side, quarter * math.pi / 2)
 
 
 def find_faces(picture: Frame) -> list[Face]:
     """Every face in an (H, W, 3) uint8 RGB picture, the largest first; an empty list where there is none."""
+    faces: list[Face] = []
     for tiles in (1, *TILE_GRIDS):
-        hits = sorted(
-            ((score, square) for view in _views(picture, tiles) for score, square in _detect(picture, view)),
-            key=lambda hit: -hit[0],
-        )
-        faces: list[Face] = []
-        for _, square in hits:
-            face = fit_mesh(picture, square)
-            known = np.array([other.box for other in faces], dtype=np.float32).reshape(-1, 4)
-            if face.score > MIN_MESH_SCORE and not (_overlap(np.array(face.box, np.float32), known) > SAME_FACE_IOU).any():
-                faces.append(face)
-        if faces:
-            return sorted(faces, key=lambda f: -(f.box[2] - f.box[0]) * (f.box[3] - f.box[1]))
-    return []
+        if not faces:
+            _add_faces(picture, _views(picture, tiles, range(4 if tiles <= TURNED_UP_TO else 1)), faces)
+        else:  # smaller people beside the one that was found are the same way up
+            quarter = round(square_around(faces[0].landmarks).angle / (math.pi / 2)) % 4
+            _add_faces(picture, _views(picture, tiles, range(quarter, quarter + 1)), faces)
+            break
+    return sorted(faces, key=lambda face: -(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
+
+
+def _add_faces(picture: Frame, views: Iterator[Square], faces: list[Face]) -> None:
+    """Adds what the views show and ``faces`` does not hold yet, the surest first."""
+    hits = sorted((hit for view in views for hit in _detect(picture, view)), key=lambda hit: -hit[0])
+    for _, square in hits:
+        face = fit_mesh(picture, square)
+        known = np.array([other.box for other in faces], dtype=np.float32).reshape(-1, 4)
+        if face.score > MIN_MESH_SCORE and not (_overlap(np.array(face.box, np.float32), known) > SAME_FACE_IOU).any():
+            faces.append(face)

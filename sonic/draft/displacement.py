@@ -23,8 +23,8 @@ MOUTH = ("closing", "jaw", "wide", "round", "pressed", "teeth")
 HEAD = ("shift_u", "shift_v", "roll", "yaw", "pitch")
 
 # Extents for a value of 1, as parts of the face's height unless said otherwise.
-JAW_DROP = 0.075
-UPPER_LIFT = 0.012
+JAW_DROP = 0.070
+UPPER_LIFT = 0.017
 CHIN_FOLLOWS = 0.75  # of the lower lip's drop
 CORNER_INWARD, CORNER_DOWN = 0.10, 0.14  # with an open jaw, of the mouth's half width / of the drop
 WIDE_OUT, ROUND_IN = 0.13, 0.26  # of the mouth's half width
@@ -39,6 +39,7 @@ MOUTH_STILL_FROM, MOUTH_WHOLE_TO = 1.5, 1.12
 BORDER_STILL = 0.05  # of the shorter side: the picture's edge never moves
 INVERSION_STEPS = 5
 STIFFNESS = 1e-3
+SPARSE = 4  # away from the lips skin moves smoothly: every fourth landmark says enough
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,8 @@ def _controls(geometry: FaceGeometry, upper: bool) -> list[int]:
     chosen = []
     for index, (u, v) in enumerate(geometry.local):
         beside = abs(u) > 1.3 * geometry.mouth_half_width
-        if index in own or (index not in other and (beside or (v < 0) == upper)):
+        kept = index % SPARSE == 0 or index in OVAL
+        if index in own or (kept and index not in other and (beside or (v < 0) == upper)):
             chosen.append(index)
     return chosen
 
@@ -249,9 +251,9 @@ def _head_fields(geometry: FaceGeometry, local: Points) -> NDArray[np.float64]:
     face = geometry.height
     centre, half = geometry.oval
     depth = geometry.depth - geometry.depth[list(OVAL)].mean()
-    everything = np.concatenate([geometry.local, centre + (geometry.local[list(OVAL)] - centre) * 1.6])
-    plate = ThinPlate(everything, face)
-    relief = plate.spread(np.concatenate([depth, np.zeros(len(OVAL))])[:, None], local)[:, 0]
+    around = centre + (geometry.local[list(OVAL)] - centre) * 1.6
+    plate = ThinPlate(np.concatenate([geometry.local[::SPARSE], around]), face)
+    relief = plate.spread(np.concatenate([depth[::SPARSE], np.zeros(len(OVAL))])[:, None], local)[:, 0]
     pivot = geometry.local[CHIN] + (0, 0.25 * face)  # heads turn about the neck
     from_pivot = local - pivot
     zero = np.zeros(len(local))

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from ..frames import Frame
 from .face_geometry import EYES, FaceGeometry
 
-FOLD = 0.6  # the part of the way to the brow over which the lid's skin is stretched
+FOLD = 0.75  # the part of the way to the brow over which the lid's skin is stretched
 LASHES = 0.025  # of the eye's width: the lash line that a lowered lid ends in
 LID_ABOVE = 0.035  # of the eye's width: the mesh's lid line lies a little inside the eye
+LASHES_UP_TO = 0.13  # of the eye's width: made-up or drawn lashes are thicker, and must not be stretched
+SKIN_LIGHT = 0.8  # of the lid's own lightness: where the lashes end
 LASH_SHADE = 0.45
 UNLIKE_SKIN = 12.0  # CIELAB chroma distance under the lower lid from which the mesh is taken to have missed the eye
 UNDER_LID = (0.14, 0.2, 0.3)  # of the eye's width: where skin must begin under the lower lid
@@ -63,7 +65,8 @@ def find_eyelids(geometry: FaceGeometry, picture: Frame) -> list[Eyelid]:
         opening = float((bottom[:, 1] - top[:, 1]).max())
         if opening < MIN_OPENING * width or not _skin_under(geometry, lab, bottom, width):
             return []
-        eyelids.append(_eyelid(geometry, picture, top, bottom, geometry.local[list(brow)], width))
+        lashes = _lash_height(geometry, lab, top, width)
+        eyelids.append(_eyelid(geometry, picture, top, bottom, geometry.local[list(brow)], width, lashes))
     return eyelids
 
 
@@ -79,15 +82,29 @@ def _skin_under(geometry: FaceGeometry, lab: NDArray[np.float32], bottom: NDArra
     return max(float(np.hypot(*(colour - cheek))) for colour in under) < UNLIKE_SKIN
 
 
+def _lash_height(geometry: FaceGeometry, lab: NDArray[np.float32], top: NDArray[np.float64], width: float) -> float:
+    """Pixels from the mesh's lid line up to where the lid's skin is as light as it is in the middle of the lid."""
+
+    def light(above: float) -> float:
+        points = geometry.to_picture(top[3:-3] - (0, above * width)).round().astype(int)
+        columns, rows = np.clip(points, 0, (lab.shape[1] - 1, lab.shape[0] - 1)).T
+        return float(np.median(lab[rows, columns, 0]))
+
+    for above in np.arange(LID_ABOVE, LASHES_UP_TO, 0.02):
+        if light(above) > SKIN_LIGHT * light(LASHES_UP_TO + 0.05):
+            return float(above * width)
+    return LID_ABOVE * width
+
+
 def _eyelid(
     geometry: FaceGeometry, picture: Frame, top: NDArray[np.float64], bottom: NDArray[np.float64],
-    brow: NDArray[np.float64], width: float,
+    brow: NDArray[np.float64], width: float, lashes: float,
 ) -> Eyelid:  # fmt: skip
-    lid_line = top.copy()
+    lid_line, bottom = top.copy(), bottom.copy()
     opening = np.clip(bottom[:, 1] - top[:, 1], 0, None)
-    lid_line[:, 1] -= np.minimum(LID_ABOVE * width, 0.3 * opening)
-    bottom = bottom.copy()
-    bottom[:, 1] = np.maximum(bottom[:, 1] + np.minimum(0.03 * width, 0.2 * opening), lid_line[:, 1])
+    along_eye = np.clip((top[:, 0] - top[0, 0]) / width, 0, 1)
+    lid_line[:, 1] -= lashes * np.sin(np.pi * along_eye) ** 0.8  # the lids meet in the corners
+    bottom[:, 1] = np.maximum(bottom[:, 1] + np.minimum(0.05 * width, 0.3 * opening), lid_line[:, 1])
     fold_height = FOLD * max(float(np.median(lid_line[:, 1]) - np.median(brow[:, 1])), 0.2 * width)
     rectangle = geometry.to_picture(
         np.array(

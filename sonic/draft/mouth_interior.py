@@ -81,7 +81,8 @@ class MouthInterior:
         opened = geometry.lip_gap.max() > OWN_INSIDE_FROM * geometry.height
         rows, columns = slice(patch.y0, patch.y0 + patch.v.shape[0]), slice(patch.x0, patch.x0 + patch.v.shape[1])
         own = picture[rows, columns].copy() if opened else None
-        return cls(geometry, patch, light, lit(TOOTH, 0.86 * light), lit(TONGUE, light), lit(CAVITY, light), own)
+        warmth = (skin / skin.max()) ** 0.3  # what lights the skin lights the teeth
+        return cls(geometry, patch, light, lit(TOOTH, 0.9 * light) * warmth, lit(TONGUE, light), lit(CAVITY, light), own)
 
     def paint(self, frame: Frame, upper: Points, lower: Points, skull_shift: Points, opacity: float) -> None:
         """Draws the inside between two inner lip contours into an (H, W, 3) frame, in place.
