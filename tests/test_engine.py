@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from comfyui_sonic.sonic.audio import read_sound
 from comfyui_sonic.sonic.checkpoints import SONIC_FILES, missing_sonic_files
-from comfyui_sonic.sonic.engine import choose_engine
-from comfyui_sonic.sonic.errors import EngineUnavailable, MissingWeights
+from comfyui_sonic.sonic.engine import choose_engine, render
+from comfyui_sonic.sonic.errors import EngineUnavailable, MissingWeights, NoFace
+from comfyui_sonic.sonic.options import InferenceOptions, PrepareOptions
+from comfyui_sonic.sonic.portrait import read_picture
+from comfyui_sonic.sonic.prepare import prepare
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -55,3 +62,27 @@ def test_with_all_files_there_sonic_is_refused_clearly_and_auto_still_works(mode
 
 def test_draft_needs_no_files(model_dirs: dict[str, list[Path]]) -> None:
     assert choose_engine("draft", missing_sonic_files(model_dirs)).name == "draft"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fps", "frames"), [(0.1, 25.0, 2), (1.0, 25.0, 25), (1.5, 12.5, 19), (0.5, 29.97, 15)]
+)
+def test_a_clip_has_as_many_frames_as_its_sound_lasts(seconds: float, fps: float, frames: int) -> None:
+    voice = read_sound(ROOT / "tests" / "data" / "voice.wav")
+    picture = read_picture(ROOT / "examples" / "batch" / "eileen_collins.png")
+    options = InferenceOptions(fps=fps)
+    prepared = prepare(picture, voice, PrepareOptions(duration_s=seconds, min_resolution=256))
+    clip = render(prepared, options, choose_engine("draft", []))
+    assert clip.count == frames
+    read = list(clip.frames())
+    assert len(read) == frames
+    assert all(frame.shape == (256, 256, 3) and frame.dtype == np.uint8 for frame in read)
+    np.testing.assert_array_equal(next(clip.frames(frames - 1)), read[-1])
+
+
+def test_the_draft_engine_needs_a_face() -> None:
+    voice = read_sound(ROOT / "tests" / "data" / "voice.wav")
+    options = PrepareOptions(on_no_face="whole picture", min_resolution=256)
+    prepared = prepare(np.full((256, 256, 3), 90, np.uint8), voice, options)
+    with pytest.raises(NoFace, match="needs a face"):
+        render(prepared, InferenceOptions(), choose_engine("draft", []))

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from comfyui_sonic.sonic.audio import read_sound, speech_for_models
+from comfyui_sonic.sonic.engine import choose_engine, render
 from comfyui_sonic.sonic.frames import Frame
-from comfyui_sonic.sonic.postprocess.lip_sync import measure_sync, shift_sound
+from comfyui_sonic.sonic.options import InferenceOptions, PrepareOptions
+from comfyui_sonic.sonic.portrait import read_picture
+from comfyui_sonic.sonic.postprocess.lip_sync import measure_sync, mouth_openings, shift_sound
 from comfyui_sonic.sonic.postprocess.smoothing import SmoothedFrames
+from comfyui_sonic.sonic.prepare import prepare
 from comfyui_sonic.sonic.prepared import Sound
 from numpy.typing import NDArray
+
+ROOT = Path(__file__).parent.parent
 
 
 class Clip:
@@ -151,3 +159,18 @@ def test_a_shifted_sound_is_as_long_as_before() -> None:
     assert shift_sound(sound, 0.25).waveform.tolist() == [[0, 0, 1, 2, 3, 4, 5, 6]]
     assert shift_sound(sound, -0.25).waveform.tolist() == [[3, 4, 5, 6, 7, 8, 0, 0]]
     assert shift_sound(sound, 0).waveform.tolist() == sound.waveform.tolist()
+
+
+@pytest.mark.slow
+def test_a_delay_planted_into_a_finished_clip_is_found_and_taken_out() -> None:
+    voice = read_sound(ROOT / "tests" / "data" / "voice.wav")
+    picture = read_picture(ROOT / "examples" / "batch" / "eileen_collins.png")
+    prepared = prepare(picture, voice, PrepareOptions(min_resolution=256))
+    openings = mouth_openings(render(prepared, InferenceOptions(), choose_engine("draft", [])).frames())
+    assert np.isfinite(openings).all()
+    as_made = measure_sync(openings, 25, prepared.speech)
+    assert as_made.is_sure and as_made.correction_s == 0
+    for delay_s in (-0.12, 0.12):
+        planted = shift_sound(voice, delay_s)
+        estimate = measure_sync(openings, 25, speech_for_models(planted))
+        assert estimate.correction_s == pytest.approx(-delay_s + as_made.offset_s, abs=0.02)
