@@ -5,11 +5,12 @@ where nobody reads them because the graph only saves the video. A FrameTensor ha
 tensor, but holds no pixels:
 
 - an index, a slice or an iteration over the frames makes just those frames (a slice stays lazy);
-- a copy, a pickle, or any other operation makes all of its frames, once, and goes on with an ordinary tensor;
-- writing into it works; what is written is kept.
+- a copy, a pickle, or any other operation makes the frames of that clip or slice, once, and goes on with an ordinary
+  tensor;
+- writing into it, or into a slice of it, works; what is written is kept.
 
-One difference to an ordinary tensor remains: a single frame read by its index is a copy, so that writing into that
-frame does not change the clip.
+One difference to an ordinary tensor remains: what was read out of a clip or slice (a single frame by its index, a view)
+may be a copy, so that writing into that does not change the clip.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class FrameTensor(torch.Tensor):
 
     _clip: _Clip
     _rows: range
+    _part: torch.Tensor | None  # the frames of a slice, once they were needed
 
     @staticmethod
     def __new__(cls, source: FrameSource, check: Callable[[], None] = _nothing) -> FrameTensor:
@@ -117,7 +119,7 @@ class FrameTensor(torch.Tensor):
     def _over(cls, clip: _Clip, rows: range) -> FrameTensor:
         shape = (len(rows), clip.source.height, clip.source.width, 3)
         tensor: FrameTensor = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=torch.float32)
-        tensor._clip, tensor._rows = clip, rows
+        tensor._clip, tensor._rows, tensor._part = clip, rows, None
         return tensor
 
     @property
@@ -140,16 +142,25 @@ class FrameTensor(torch.Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # A pickle or a copy is an ordinary tensor.
-        return self._clip.read(self._rows).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+        return self._made().__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
-        return self._clip.read(self._rows).clone()
+        return self._made().clone()
+
+    def _made(self, for_writing: bool = False) -> torch.Tensor:
+        """An ordinary tensor of these frames; one to write into shares memory with the whole clip."""
+        if self._clip.whole is not None or for_writing or len(self._rows) == self._clip.source.count:
+            self._clip.keep_whole()
+            return self._clip.read(self._rows)
+        if self._part is None:
+            self._part = self._clip.read(self._rows)
+        return self._part
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _DIRECT:
-            args, kwargs = tree_map(_ordinary, (args, kwargs))
+            args, kwargs = _ordinary((args, kwargs), for_writing=func is torch.Tensor.__setitem__)
         # Without this torch would turn the ordinary results below into FrameTensors.
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
@@ -165,18 +176,15 @@ class FrameTensor(torch.Tensor):
             if result is not None:
                 return result
         written = func._schema.is_mutable
-        made_args, made_kwargs = tree_map(_ordinary, (args, kwargs))
+        made_args, made_kwargs = _ordinary((args, kwargs), for_writing=written)
         result = func(*made_args, **made_kwargs)
         # An operation in place answers with the tensor it was given: the caller's, not the one inside.
         return args[0] if written and result is made_args[0] else result
 
 
-def _ordinary(value: Any) -> Any:
-    """A FrameTensor as an ordinary tensor that shares memory with it, anything else as it is."""
-    if isinstance(value, FrameTensor):
-        value._clip.keep_whole()
-        return value._clip.read(value._rows)
-    return value
+def _ordinary(arguments: Any, for_writing: bool) -> Any:
+    """The arguments of an operation with ordinary tensors in place of every FrameTensor, however deep."""
+    return tree_map(lambda value: value._made(for_writing) if isinstance(value, FrameTensor) else value, arguments)
 
 
 def _select(tensor: FrameTensor, dim: int, index: int) -> torch.Tensor | None:
@@ -207,8 +215,9 @@ def _index(tensor: FrameTensor, indices: list[torch.Tensor | None]) -> torch.Ten
 
 
 def _clone(tensor: FrameTensor, memory_format: Any = None) -> torch.Tensor:
-    made = tensor._clip.read(tensor._rows)
-    return made.clone() if tensor.is_made else made  # what was made just now belongs to nobody else
+    if tensor.is_made or tensor._part is not None:
+        return tensor._made().clone()
+    return tensor._clip.read(tensor._rows)  # made just now: it belongs to nobody else
 
 
 def _same(tensor: FrameTensor) -> torch.Tensor:

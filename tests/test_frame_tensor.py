@@ -80,6 +80,14 @@ def test_a_slice_is_lazy_and_makes_its_frames_only(source: CountingSource, ordin
     assert source.made == [3, 4, 1, 4, 7, 8, 9]
 
 
+def test_an_operation_on_a_slice_makes_its_frames_only_and_once(source: CountingSource, ordinary: torch.Tensor) -> None:
+    part = FrameTensor(source)[2:5]
+    assert torch.equal(part * 2, ordinary[2:5] * 2)
+    assert torch.equal(part.movedim(-1, 1), ordinary[2:5].movedim(-1, 1))
+    assert torch.equal(torch.from_numpy(part.numpy()), ordinary[2:5])
+    assert source.made == [2, 3, 4]
+
+
 def test_a_list_or_a_mask_makes_its_frames_only(source: CountingSource, ordinary: torch.Tensor) -> None:
     images = FrameTensor(source)
     assert torch.equal(images[[7, 1]], ordinary[[7, 1]])
