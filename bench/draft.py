@@ -179,9 +179,8 @@ def speed(folder: Path) -> dict[str, Any]:
 
 def peak_mb(seconds: int) -> float:
     """Peak memory of a fresh process that makes a clip of this length."""
-    code = f"from bench.draft import make_clip; make_clip({seconds})"
-    folder = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
+    code = f"from comfyui_sonic.bench.draft import make_clip; make_clip({seconds})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
