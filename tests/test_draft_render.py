@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from comfyui_sonic.sonic.draft.eyelids import find_eyelids
 from comfyui_sonic.sonic.draft.face_geometry import FaceGeometry
 from comfyui_sonic.sonic.draft.performance import Performance, perform
@@ -87,7 +86,9 @@ def test_what_is_far_from_the_face_never_moves(portrait: np.ndarray, geometry: F
     assert np.array_equal(frame[edges], portrait[edges])
 
 
-def test_without_motion_every_pixel_outside_the_face_stays_as_it_was(portrait: np.ndarray, geometry: FaceGeometry) -> None:
+def test_without_motion_every_pixel_outside_the_face_stays_as_it_was(
+    portrait: np.ndarray, geometry: FaceGeometry
+) -> None:
     speaking = dict.fromkeys(("jaw", "wide", "round", "teeth"), 1.0)
     frame = DraftClip(portrait, geometry, performance(1, **speaking)).frame(0)
     height, width = portrait.shape[:2]
