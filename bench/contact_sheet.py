@@ -61,7 +61,9 @@ def draw_all(folder: Path) -> None:
             poses = [around_face(clip, posed(clip, pose), name) for name, pose in POSES.items()]
             _save(folder / f"{Path(picture).stem}_poses.jpg", sheet(poses))
         busiest = int(np.argmax(np.convolve(clip.performance.jaw, np.ones(16), mode="valid")))
-        frames = [around_face(clip, clip.frame(i), f"{i / FPS:.2f} s") for i in range(busiest, min(busiest + 16, clip.count))]
+        frames = [
+            around_face(clip, clip.frame(i), f"{i / FPS:.2f} s") for i in range(busiest, min(busiest + 16, clip.count))
+        ]
         _save(folder / f"{voice.split('.')[0].replace('问候', 'mandarin')}_frames.jpg", sheet(frames))
 
 

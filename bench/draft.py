@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,12 @@ def best_lag_ms(seen: Curve, meant: Curve, fps: float) -> float:
 def loudness(speech: NDArray[np.float32], frames: int) -> Curve:
     """(frames,) RMS of each frame's time, 0..1 of the loudest."""
     edges = np.minimum((np.arange(frames + 1) / FPS * MODEL_RATE).astype(int), len(speech))
-    rms = np.array([np.sqrt(np.mean(np.square(speech[a:b], dtype=np.float64))) if b > a else 0.0 for a, b in zip(edges, edges[1:], strict=False)])
+    rms = np.array(
+        [
+            np.sqrt(np.mean(np.square(speech[a:b], dtype=np.float64))) if b > a else 0.0
+            for a, b in pairwise(edges)
+        ]
+    )
     return rms / max(rms.max(), 1e-9)
 
 
@@ -179,9 +185,8 @@ def speed(folder: Path) -> dict[str, Any]:
 
 def peak_mb(seconds: int) -> float:
     """Peak memory of a fresh process that makes a clip of this length."""
-    code = f"from bench.draft import make_clip; make_clip({seconds})"
-    folder = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
+    code = f"from comfyui_sonic.bench.draft import make_clip; make_clip({seconds})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
@@ -207,7 +212,9 @@ def repeatability() -> dict[str, Any]:
     return {
         "same_seed_same_frames": all(np.array_equal(a, b) for a, b in zip(first.frames(), again.frames(), strict=True)),
         "other_seed_other_frames": not np.array_equal(first.frame(40), other.frame(40)),
-        "pixels_outside_the_face_changed_without_motion": int(max((f[outside] != picture[outside]).sum() for f in still.frames())),
+        "pixels_outside_the_face_changed_without_motion": int(
+            max((f[outside] != picture[outside]).sum() for f in still.frames())
+        ),
         "pixels_outside_the_face": int(outside.sum()),
     }
 
@@ -215,7 +222,9 @@ def repeatability() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sheets", type=Path, help="draw contact sheets of every example into this folder")
-    parser.add_argument("--skip-speech", action="store_true", help="leave out what needs espeak-ng, flite and real recordings")
+    parser.add_argument(
+        "--skip-speech", action="store_true", help="leave out what needs espeak-ng, flite and real recordings"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -1,6 +1,6 @@
-"""Draws examples/batch/painted_anna.png: a portrait that belongs to nobody, so that it may be shipped and changed freely.
+"""Draws examples/batch/painted_anna.png: a portrait that belongs to nobody, so that it may be shipped and changed.
 
-    python examples/draw_portrait.py examples/batch/painted_anna.png
+python examples/draw_portrait.py examples/batch/painted_anna.png
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def draw() -> np.ndarray:
     hair, dark_hair = (70, 44, 34), (44, 27, 22)
     paint(ellipse(0.5, 0.43, 0.285, 0.335, 0.01), dark_hair)  # behind
     paint(polygon([(0.225, 0.42), (0.775, 0.42), (0.80, 0.83), (0.2, 0.83)], 0.006), dark_hair)
-    paint(polygon(curve((0.02, 1.0), (0.14, 0.86), (0.38, 0.79), (0.62, 0.79), (0.86, 0.86), (0.98, 1.0)), 0.002), (52, 92, 96))
+    paint(
+        polygon(curve((0.02, 1.0), (0.14, 0.86), (0.38, 0.79), (0.62, 0.79), (0.86, 0.86), (0.98, 1.0)), 0.002),
+        (52, 92, 96),
+    )
     neck = polygon([(0.405, 0.6), (0.595, 0.6), (0.61, 0.8), (0.5, 0.87), (0.39, 0.8)], 0.004)
     paint(neck, SKIN * 0.80)
     paint(neck * glow(0.5, 0.705, 0.16, 0.055), SKIN * 0.55, 0.75)  # the chin's shadow
@@ -69,7 +72,9 @@ def draw() -> np.ndarray:
     face = polygon(outline + mirrored(outline)[::-1], 0.003)
     paint(face, SKIN)
     picture += (face * (26 * glow(0.44, 0.33, 0.13, 0.1) - 34 * np.clip((columns - 0.57) / 0.16, 0, 1)))[..., None]
-    picture += (face * (-26 * np.clip((0.36 - columns) / 0.07, 0, 1) - 20 * np.clip((rows - 0.65) / 0.08, 0, 1)))[..., None]
+    picture += (face * (-26 * np.clip((0.36 - columns) / 0.07, 0, 1) - 20 * np.clip((rows - 0.65) / 0.08, 0, 1)))[
+        ..., None
+    ]
     for x in (0.385, 0.615):
         paint(face * glow(x, 0.535, 0.055, 0.04), (226, 128, 112), 0.38)
     # nose: a lit ridge, a shaded side, wings and nostrils
@@ -104,7 +109,9 @@ def draw() -> np.ndarray:
         paint(polygon(turn(brow_band), 0.002), (66, 44, 34), 0.85)
     # mouth: closed, a calm smile
     seam = curve((0.428, 0.618), (0.465, 0.6235), (0.5, 0.627), (0.535, 0.6235), (0.572, 0.618))
-    upper_lip = curve((0.428, 0.618), (0.463, 0.6035), (0.488, 0.5985), (0.5, 0.602), (0.512, 0.5985), (0.537, 0.6035), (0.572, 0.618))
+    upper_lip = curve(
+        (0.428, 0.618), (0.463, 0.6035), (0.488, 0.5985), (0.5, 0.602), (0.512, 0.5985), (0.537, 0.6035), (0.572, 0.618)
+    )
     lower_lip = curve((0.428, 0.618), (0.46, 0.641), (0.5, 0.653), (0.54, 0.641), (0.572, 0.618))
     paint(polygon(upper_lip + seam[::-1], 0.0012), (176, 86, 84))
     paint(polygon(lower_lip + seam[::-1], 0.0012), (204, 108, 102))

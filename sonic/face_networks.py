@@ -57,7 +57,10 @@ class ResidualBlock(nn.Module):
 
 
 class FaceDetector(nn.Module):
-    """BlazeFace: (N, 3, 128, 128) in -1..1 -> boxes (N, 896, 16) in pixels from each anchor, scores (N, 896) before the sigmoid."""
+    """BlazeFace: (N, 3, 128, 128) in -1..1 -> boxes (N, 896, 16) and scores (N, 896).
+
+    Boxes are in pixels from each anchor, scores before the sigmoid.
+    """
 
     def __init__(self) -> None:
         super().__init__()

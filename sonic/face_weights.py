@@ -74,7 +74,12 @@ def mesh_targets() -> list[str]:
         targets += block(f"trunk.{i}")
     targets += block("landmark_head.0") + block("landmark_head.1")
     score = [*block("score_head.0"), "score_head.1", "score_head.2", *block("score_head.3"), "score_head.4"]
-    landmark = [*block("landmark_head.2"), *(f"landmark_head.{i}" for i in (3, 4)), *block("landmark_head.5"), "landmark_head.6"]
+    landmark = [
+        *block("landmark_head.2"),
+        *(f"landmark_head.{i}" for i in (3, 4)),
+        *block("landmark_head.5"),
+        "landmark_head.6",
+    ]
     for pair in zip(score, landmark, strict=True):
         targets += pair
     return targets

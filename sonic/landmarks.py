@@ -1,7 +1,7 @@
 """A picture -> the faces in it, each with 468 landmarks; finds small, turned and upside-down faces too.
 
-The way: BlazeFace looks at the whole picture (and at overlapping tiles, where faces may be small) in four orientations; each
-hit is refined by the face mesh, which looks again at a crop turned so that the eyes are level.
+The way: BlazeFace looks at the whole picture (and at overlapping tiles, where faces may be small) in four orientations;
+each hit is refined by the face mesh, which looks again at a crop turned so that the eyes are level.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Square:
 
 
 def cut(picture: Frame, square: Square, size: int) -> NDArray[np.float32]:
-    """The square as (size, size, 3) float32 0..255; outside the picture is black. Large squares are averaged, not skipped over."""
+    """The square as (size, size, 3) float32 0..255; outside the picture is black. Large squares are averaged first."""
     shrink = square.side / size
     if shrink > 2:
         factor = 1 / shrink
@@ -55,7 +55,8 @@ def cut(picture: Frame, square: Square, size: int) -> NDArray[np.float32]:
         fx, fy = smaller.shape[1] / picture.shape[1], smaller.shape[0] / picture.shape[0]
         picture, square = smaller, Square(square.x * fx, square.y * fy, square.side * fx, square.angle)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(picture, square.to_picture(size), (size, size), flags=flags).astype(np.float32)
+    crop: NDArray[np.uint8] = cv2.warpAffine(picture, square.to_picture(size), (size, size), flags=flags)
+    return crop.astype(np.float32)
 
 
 def _as_batch(crop: NDArray[np.float32]) -> torch.Tensor:
@@ -76,7 +77,7 @@ def _detect(picture: Frame, square: Square) -> Iterator[tuple[float, Square]]:
     """Faces in one turned square of the picture as (score, square around the face, turned to its eyes)."""
     detector, _ = load_face_networks()
     with torch.inference_mode():
-        boxes, scores = detector(_as_batch(cut(picture, square, DETECTOR_SIZE) / 127.5 - 1))
+        boxes, scores = detector(_as_batch(cut(picture, square, DETECTOR_SIZE) / np.float32(127.5) - 1))
     probability = torch.sigmoid(scores[0]).numpy()
     hits = np.flatnonzero(probability > MIN_DETECTION)
     if not hits.size:
@@ -113,15 +114,15 @@ def fit_mesh(picture: Frame, square: Square) -> Face:
     _, mesh = load_face_networks()
     for _ in range(1 + REFINEMENTS):
         with torch.inference_mode():
-            points, score = mesh(_as_batch(cut(picture, square, MESH_SIZE) / 255))
+            points, score = mesh(_as_batch(cut(picture, square, MESH_SIZE) / np.float32(255)))
         affine = square.to_picture(MESH_SIZE)
         local = points[0].numpy().astype(np.float64)
         landmarks = np.concatenate(
             [local[:, :2] @ affine[:, :2].T + affine[:, 2], local[:, 2:] * (square.side / MESH_SIZE)], axis=1
         )
         square = square_around(landmarks)
-    box = (*landmarks[:, :2].min(axis=0), *landmarks[:, :2].max(axis=0))
-    return Face(tuple(float(v) for v in box), landmarks.astype(np.float32), float(score[0]))
+    (x1, y1), (x2, y2) = landmarks[:, :2].min(axis=0).tolist(), landmarks[:, :2].max(axis=0).tolist()
+    return Face((x1, y1, x2, y2), landmarks.astype(np.float32), float(score[0]))
 
 
 def square_around(landmarks: NDArray[np.float64] | NDArray[np.float32]) -> Square:

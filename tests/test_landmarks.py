@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
 from comfyui_sonic.sonic.face_networks import WEIGHTS, load_face_networks
 from comfyui_sonic.sonic.landmarks import find_faces
 from comfyui_sonic.sonic.portrait import read_picture
@@ -33,7 +32,9 @@ def test_the_detector_gives_the_numbers_of_the_published_one() -> None:
     detector, _ = load_face_networks()
     with torch.inference_mode():
         boxes, scores = detector(noise(-1, 128))
-    np.testing.assert_allclose(boxes.numpy().reshape(-1)[::37][:60], RECORDED["face_detection_short_range/regressors"], atol=0.05)
+    np.testing.assert_allclose(
+        boxes.numpy().reshape(-1)[::37][:60], RECORDED["face_detection_short_range/regressors"], atol=0.05
+    )
     expected = RECORDED["face_detection_short_range/classificators"]
     np.testing.assert_allclose(scores.numpy().reshape(-1)[::37][: len(expected)], expected, atol=0.05)
 

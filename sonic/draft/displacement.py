@@ -1,8 +1,8 @@
 """How skin moves: one smooth displacement field per movement, made once for a face, then only added up.
 
-Two layers, because the lips part: what hangs on the skull (down to the upper lip) and what hangs on the jaw (from the lower
-lip). Both agree beside the corners of the mouth. Fields are forward (rest -> posed); rendering needs the inverse, found by a
-few fixed-point steps, which works because each layer alone is smooth (thin-plate splines, Bookstein 1989).
+Two layers, because the lips part: what hangs on the skull (down to the upper lip) and what hangs on the jaw (from the
+lower lip). Both agree beside the corners of the mouth. Fields are forward (rest -> posed); rendering needs the inverse,
+found by a few fixed-point steps, which works because each layer alone is smooth (thin-plate splines, Bookstein 1989).
 """
 
 from __future__ import annotations
@@ -13,8 +13,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .face_geometry import CHIN, LOWER_BETWEEN, LOWER_INNER, LOWER_OUTER, NOSE_BASE, OVAL, UPPER_BETWEEN, UPPER_INNER
-from .face_geometry import UPPER_OUTER, FaceGeometry, Points
+from .face_geometry import (
+    CHIN,
+    LOWER_BETWEEN,
+    LOWER_INNER,
+    LOWER_OUTER,
+    NOSE_BASE,
+    OVAL,
+    UPPER_BETWEEN,
+    UPPER_INNER,
+    UPPER_OUTER,
+    FaceGeometry,
+    Points,
+)
 from .performance import Performance
 
 Field = NDArray[np.float32]  # (grid, grid, 2) displacement in picture pixels
@@ -105,9 +116,9 @@ class ThinPlate:
         """values: (n, k) at the control points -> (len(over), k)."""
         weights = np.linalg.solve(self.system, np.concatenate([values, np.zeros((3, values.shape[1]))]))
         over = over / self.unit
-        spread: NDArray[np.float64] = self._kernel(over) @ weights[:-3] + np.concatenate(
-            [np.ones((len(over), 1)), over], axis=1
-        ) @ weights[-3:]
+        spread: NDArray[np.float64] = (
+            self._kernel(over) @ weights[:-3] + np.concatenate([np.ones((len(over), 1)), over], axis=1) @ weights[-3:]
+        )
         return spread
 
 
@@ -171,7 +182,9 @@ class Displacement:
 def sample(field: Field, region: Region, points: Points) -> Points:
     scale = np.array([region.grid / region.width, region.grid / region.height])
     cells = ((points - (region.x0, region.y0) + 0.5) * scale - 0.5).astype(np.float32)[None]
-    sampled: Points = cv2.remap(field, cells, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0].astype(np.float64)
+    sampled: Points = cv2.remap(field, cells, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0].astype(
+        np.float64
+    )
     return sampled
 
 

@@ -48,7 +48,11 @@ class Eyelid:
         part = picture[self.y0 : self.y0 + height, self.x0 : self.x0 + width]
         # The stretched skin lies inside the rectangle, because the fold does.
         skin = cv2.remap(
-            part, self.x + move * self.down[0], self.y + move * self.down[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            part,
+            self.x + move * self.down[0],
+            self.y + move * self.down[1],
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
         )
         cover = np.clip(edge - self.v + 0.5, 0, 1)[..., None]
         lashes = 1 - LASH_SHADE * np.clip((edge - self.lid) / 4, 0, 1) * np.exp(-(((edge - self.v) / self.lash) ** 2))
@@ -78,7 +82,7 @@ def _skin_under(geometry: FaceGeometry, lab: NDArray[np.float32], bottom: NDArra
         return np.asarray(np.median(lab[rows, columns, 1:], axis=0), np.float32)
 
     cheek = hue(geometry.points[list(CHEEKS)])
-    under = [hue(geometry.to_picture(bottom[3:-3] + (0, below * width))) for below in UNDER_LID]
+    under = [hue(geometry.to_picture(bottom[3:-3] + np.array([0, below * width]))) for below in UNDER_LID]
     return max(float(np.hypot(*(colour - cheek))) for colour in under) < UNLIKE_SKIN
 
 
@@ -86,7 +90,7 @@ def _lash_height(geometry: FaceGeometry, lab: NDArray[np.float32], top: NDArray[
     """Pixels from the mesh's lid line up to where the lid's skin is as light as it is in the middle of the lid."""
 
     def light(above: float) -> float:
-        points = geometry.to_picture(top[3:-3] - (0, above * width)).round().astype(int)
+        points = geometry.to_picture(top[3:-3] - np.array([0, above * width])).round().astype(int)
         columns, rows = np.clip(points, 0, (lab.shape[1] - 1, lab.shape[0] - 1)).T
         return float(np.median(lab[rows, columns, 0]))
 

@@ -1,7 +1,7 @@
 """The face's own coordinates: 468 landmarks -> axes, sizes and the contours the renderer moves.
 
-Local coordinates: u to the picture's right along the line of the eyes, v from the eyes towards the chin, both in pixels,
-origin between the mouth's inner corners. Indices are those of MediaPipe's canonical face mesh.
+Local coordinates: u to the picture's right along the line of the eyes, v from the eyes towards the chin, both in
+pixels, origin between the mouth's inner corners. Indices are those of MediaPipe's canonical face mesh.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is seen between the lips: cavity, tongue and teeth, lit like the skin around them.
 
-Upper teeth hang on the skull, tongue and lower teeth on the jaw. A mouth that is open in the picture keeps its own inside,
-fixed to the skull, so that a smile shows the person's own teeth.
+Upper teeth hang on the skull, tongue and lower teeth on the jaw. A mouth that is wide open in the picture keeps its own
+inside, fixed to the skull, so that a smile shows the person's own teeth.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class MouthPatch:
     def of(cls, geometry: FaceGeometry, width: int, height: int) -> MouthPatch:
         half, face = geometry.mouth_half_width, geometry.height
         low, high = np.array([-1.5 * half, -0.13 * face]), np.array([1.5 * half, 0.33 * face])
-        corners = geometry.to_picture(np.array([[low[0], low[1]], [high[0], low[1]], [low[0], high[1]], [high[0], high[1]]]))
+        corners = geometry.to_picture(
+            np.array([[low[0], low[1]], [high[0], low[1]], [low[0], high[1]], [high[0], high[1]]])
+        )
         x0, y0 = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, (width - 1, height - 1))
         x1, y1 = np.clip(np.ceil(corners.max(axis=0)).astype(int), (x0 + 1, y0 + 1), (width, height))
         pixels = np.stack(np.meshgrid(np.arange(x0, x1), np.arange(y0, y1)), axis=-1)
@@ -82,7 +84,9 @@ class MouthInterior:
         rows, columns = slice(patch.y0, patch.y0 + patch.v.shape[0]), slice(patch.x0, patch.x0 + patch.v.shape[1])
         own = picture[rows, columns].copy() if opened else None
         warmth = (skin / skin.max()) ** 0.3  # what lights the skin lights the teeth
-        return cls(geometry, patch, light, lit(TOOTH, 0.9 * light) * warmth, lit(TONGUE, light), lit(CAVITY, light), own)
+        return cls(
+            geometry, patch, light, lit(TOOTH, 0.9 * light) * warmth, lit(TONGUE, light), lit(CAVITY, light), own
+        )
 
     def paint(self, frame: Frame, upper: Points, lower: Points, skull_shift: Points, opacity: float) -> None:
         """Draws the inside between two inner lip contours into an (H, W, 3) frame, in place.
@@ -151,7 +155,9 @@ class MouthInterior:
         shaded: NDArray[np.float32] = (colour * (shadow * sides)[..., None]).astype(np.float32)
         return shaded
 
-    def _upper_teeth(self, colour: NDArray[np.float32], u: Plane, v: Plane, across: Plane, soft: float) -> NDArray[np.float32]:
+    def _upper_teeth(
+        self, colour: NDArray[np.float32], u: Plane, v: Plane, across: Plane, soft: float
+    ) -> NDArray[np.float32]:
         face = self.geometry.height
         seam = self._seam_level(u)
         along = np.abs(u) / face
@@ -164,7 +170,7 @@ class MouthInterior:
         teeth = np.clip((edge - v) / soft, 0, 1) * np.clip((0.93 - np.abs(across)) / 0.2, 0, 1)
         line = np.minimum(within, 1 - within) * (edges[which + 1] - edges[which]) * face
         shade = 1 - 0.16 * np.exp(-((line / max(0.7, 0.004 * face)) ** 2))
-        return _over(colour, self.tooth * shade[..., None], teeth)
+        return _over(colour, self.tooth * shade[..., None], teeth.astype(np.float32))
 
     def _own(
         self, colour: NDArray[np.float32], u: Plane, v: Plane, shift: Points, soft: float, box: tuple[slice, slice]
@@ -174,12 +180,16 @@ class MouthInterior:
         by = self.geometry.axes.T @ shift
         move = np.array([[1, 0, by[0]], [0, 1, by[1]]])
         high, wide = self.patch.v.shape
-        own = cv2.warpAffine(self.own_inside, move, (wide, high), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[box]
+        own = cv2.warpAffine(
+            self.own_inside, move, (wide, high), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )[box]
         lips = self.geometry.local
         top = np.interp(u - shift[0], lips[list(UPPER_INNER), 0], lips[list(UPPER_INNER), 1])
         bottom = np.interp(u - shift[0], lips[list(LOWER_INNER), 0], lips[list(LOWER_INNER), 1])
         # Upwards the gums go on behind the lip; downwards the picture ends at the lower lip.
-        inside = np.clip((v - shift[1] - top + 2 * soft) / soft, 0, 1) * np.clip((bottom - soft - v + shift[1]) / (1.5 * soft), 0, 1)
+        inside = np.clip((v - shift[1] - top + 2 * soft) / soft, 0, 1) * np.clip(
+            (bottom - soft - v + shift[1]) / (1.5 * soft), 0, 1
+        )
         return _over(colour, own.astype(np.float32), inside.astype(np.float32))
 
     def _seam_level(self, u: Plane) -> Plane:

@@ -56,7 +56,7 @@ def perform(speech: NDArray[np.float32], seconds: float, options: InferenceOptio
     voiced = 1 - silence
     jaw = opened * (1 - closed) * (1 - TEETH_CLOSE * teeth)
     rng = np.random.default_rng(options.seed)
-    time_s = (np.arange(frames) + 0.5) / options.fps
+    time_s = (np.arange(frames, dtype=np.float64) + 0.5) / options.fps
     nod = _smooth(jaw, NOD_SMOOTHING_S * options.fps)
     head = {name: _sway(rng, time_s) for name in ("shift_u", "shift_v", "roll", "yaw", "pitch")}
     head["pitch"] = 0.6 * head["pitch"] + 1.2 * nod
@@ -84,15 +84,17 @@ def _smooth(values: NDArray[np.floating], sigma: float) -> NDArray[np.floating]:
     return smooth
 
 
-def _sway(rng: np.random.Generator, time_s: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sway(rng: np.random.Generator, time_s: NDArray[np.floating]) -> NDArray[np.float64]:
     """Slow wandering within about -1..1, nothing at the start so that the first frame is the picture's pose."""
     phases = rng.uniform(0, 2 * np.pi, len(SWAY_HZ))
-    waves = sum(np.sin(2 * np.pi * hz * time_s + phase) - np.sin(phase) for hz, phase in zip(SWAY_HZ, phases, strict=True))
+    waves = sum(
+        np.sin(2 * np.pi * hz * time_s + phase) - np.sin(phase) for hz, phase in zip(SWAY_HZ, phases, strict=True)
+    )
     sway: NDArray[np.float64] = waves / len(SWAY_HZ) * np.minimum(time_s / 0.6, 1.0)
     return sway
 
 
-def _blinks(rng: np.random.Generator, time_s: NDArray[np.float64]) -> NDArray[np.float64]:
+def _blinks(rng: np.random.Generator, time_s: NDArray[np.floating]) -> NDArray[np.float64]:
     """Lid position of every frame; the gaps are drawn one after another, so a longer clip begins like a shorter one."""
     lid = np.zeros_like(time_s)
     down, hold, up = BLINK_S

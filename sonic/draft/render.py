@@ -26,8 +26,12 @@ BLINK_VISIBLE = 0.02
 def render_draft(prepared: PreparedData, options: InferenceOptions) -> DraftClip:
     """The clip of a prepared portrait speaking its sound; raises NoFace where the picture has none."""
     if prepared.face is None:
-        raise NoFace("The draft engine needs a face to move, but none was found in the picture; use a picture that shows one.")
-    return DraftClip(prepared.picture, FaceGeometry.of(prepared.face), perform(prepared.speech, prepared.seconds, options))
+        raise NoFace(
+            "The draft engine needs a face to move, but none was found in the picture; use a picture that shows one."
+        )
+    return DraftClip(
+        prepared.picture, FaceGeometry.of(prepared.face), perform(prepared.speech, prepared.seconds, options)
+    )
 
 
 class DraftClip:
@@ -93,7 +97,8 @@ class DraftClip:
         """The posed region (or a part of it): the picture, read where each pixel comes from."""
         dense = cv2.resize(backward, (region.width, region.height), interpolation=cv2.INTER_LINEAR)
         where = self.pixels[rows, columns] + dense[rows, columns]
-        return cv2.remap(source, where, None, self.sampling, borderMode=cv2.BORDER_REPLICATE)
+        posed: Frame = cv2.remap(source, where, None, self.sampling, borderMode=cv2.BORDER_REPLICATE)
+        return posed
 
     def _posed(self, contour: tuple[int, ...], forward: Field) -> Points:
         rest = self.geometry.points[list(contour)]
@@ -103,7 +108,9 @@ class DraftClip:
         head = weights[len(MOUTH) :]
         fields = self.displacement.skull[len(MOUTH) :]
         at_mouth = self.geometry.origin[None]
-        return sum((w * self.displacement.at(field, at_mouth)[0] for w, field in zip(head, fields, strict=True)), np.zeros(2))
+        return sum(
+            (w * self.displacement.at(field, at_mouth)[0] for w, field in zip(head, fields, strict=True)), np.zeros(2)
+        )
 
 
 def _pixel_grid(region: Region) -> NDArray[np.float32]:
@@ -135,7 +142,9 @@ class _LowerPart:
         # u in whole pixels, so that the seam's height is looked up instead of interpolated for every pixel
         self.first = int(np.floor(local[:, 0].min()))
         self.columns_u = np.arange(self.first, int(np.ceil(local[:, 0].max())) + 1)
-        self.index = np.clip(np.rint(local[:, 0]).astype(np.intp) - self.first, 0, len(self.columns_u) - 1).reshape(shape)
+        self.index = np.clip(np.rint(local[:, 0]).astype(np.intp) - self.first, 0, len(self.columns_u) - 1).reshape(
+            shape
+        )
 
     def blend(self, upper: Frame, lower: Frame, seam: Points) -> None:
         """Lays ``lower`` over ``upper`` below the seam (11 points from corner to corner, picture pixels), in place."""
