@@ -19,6 +19,7 @@ from .face_networks import DETECTOR_SIZE, MESH_SIZE, load_face_networks
 from .frames import Frame
 from .prepared import Face
 
+LONGEST_SEARCHED = 1536  # pixels; the mesh itself sees 192, so a portrait loses nothing
 MIN_DETECTION = 0.5  # MediaPipe's own threshold
 MIN_MESH_SCORE = 0.5
 REFINEMENTS = 2  # mesh passes on a crop taken from the landmarks of the pass before
@@ -158,6 +159,11 @@ def _views(picture: Frame, tiles: int, quarters: range) -> Iterator[Square]:
 
 def find_faces(picture: Frame) -> list[Face]:
     """Every face in an (H, W, 3) uint8 RGB picture, the largest first; an empty list where there is none."""
+    shrink = LONGEST_SEARCHED / max(picture.shape[:2])
+    if shrink < 1:
+        smaller = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        scale = (picture.shape[1] / smaller.shape[1], picture.shape[0] / smaller.shape[0], 1 / shrink)
+        return [_scaled(face, np.array(scale, np.float32)) for face in find_faces(smaller)]
     faces: list[Face] = []
     for tiles in (1, *TILE_GRIDS):
         if not faces:
@@ -167,6 +173,11 @@ def find_faces(picture: Frame) -> list[Face]:
             _add_faces(picture, _views(picture, tiles, range(quarter, quarter + 1)), faces)
             break
     return sorted(faces, key=lambda face: -(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
+
+
+def _scaled(face: Face, scale: NDArray[np.float32]) -> Face:
+    x1, y1, x2, y2 = (float(value) for value in np.array(face.box) * np.tile(scale[:2], 2))
+    return Face((x1, y1, x2, y2), face.landmarks * scale, face.score)
 
 
 def _add_faces(picture: Frame, views: Iterator[Square], faces: list[Face]) -> None:
