@@ -22,6 +22,7 @@ from .prepared import Face
 LONGEST_SEARCHED = 1536  # pixels; the mesh itself sees 192, so a portrait loses nothing
 MIN_DETECTION = 0.5  # MediaPipe's own threshold
 MIN_MESH_SCORE = 0.5
+MOST_HITS = 40  # a texture can look like hundreds of faces to the detector; the mesh is asked about the best
 REFINEMENTS = 2  # mesh passes on a crop taken from the landmarks of the pass before
 CROP_MARGIN = 1.5  # side of the mesh's crop over the face box, as the mesh was trained
 SAME_FACE_IOU = 0.3
@@ -183,7 +184,7 @@ def _scaled(face: Face, scale: NDArray[np.float32]) -> Face:
 def _add_faces(picture: Frame, views: Iterator[Square], faces: list[Face]) -> None:
     """Adds what the views show and ``faces`` does not hold yet, the surest first."""
     hits = sorted((hit for view in views for hit in _detect(picture, view)), key=lambda hit: -hit[0])
-    for _, square in hits:
+    for _, square in hits[:MOST_HITS]:
         face = fit_mesh(picture, square)
         known = np.array([other.box for other in faces], dtype=np.float32).reshape(-1, 4)
         if face.score > MIN_MESH_SCORE and not (_overlap(np.array(face.box, np.float32), known) > SAME_FACE_IOU).any():
