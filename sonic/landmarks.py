@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .face_networks import DETECTOR_SIZE, MESH_SIZE, load_face_networks
 from .frames import Frame
+from .inference_mode import small_network
 from .prepared import Face
 
 LONGEST_SEARCHED = 1536  # pixels; the mesh itself sees 192, so a portrait loses nothing
@@ -78,7 +79,7 @@ def _anchors() -> NDArray[np.float32]:
 def _detect(picture: Frame, square: Square) -> Iterator[tuple[float, Square]]:
     """Faces in one turned square of the picture as (score, square around the face, turned to its eyes)."""
     detector, _ = load_face_networks()
-    with torch.inference_mode():
+    with small_network():
         boxes, scores = detector(_as_batch(cut(picture, square, DETECTOR_SIZE) / np.float32(127.5) - 1))
     probability = torch.sigmoid(scores[0]).numpy()
     hits = np.flatnonzero(probability > MIN_DETECTION)
@@ -115,7 +116,7 @@ def fit_mesh(picture: Frame, square: Square) -> Face:
     """The face mesh on a turned square that holds one face, refined on its own landmarks."""
     _, mesh = load_face_networks()
     for _ in range(1 + REFINEMENTS):
-        with torch.inference_mode():
+        with small_network():
             points, score = mesh(_as_batch(cut(picture, square, MESH_SIZE) / np.float32(255)))
         affine = square.to_picture(MESH_SIZE)
         local = points[0].numpy().astype(np.float64)
