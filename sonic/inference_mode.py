@@ -12,8 +12,8 @@ import torch
 def small_network() -> Iterator[None]:
     """For networks of a few milliseconds.
 
-    On several threads they gain nothing, and where servers share the cores their threads wait for each other: a face was
-    once searched for 78 s instead of 1.4 s.
+    On several threads they gain nothing, and where servers share the cores their threads wait for each other: a face
+    was once searched for 78 s instead of 1.4 s.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
