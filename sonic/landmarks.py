@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from .face_networks import DETECTOR_SIZE, MESH_SIZE, load_face_networks
 from .frames import Frame
+from .inference_mode import small_network
 from .prepared import Face
 
+LONGEST_SEARCHED = 1536  # pixels; the mesh itself sees 192, so a portrait loses nothing
 MIN_DETECTION = 0.5  # MediaPipe's own threshold
 MIN_MESH_SCORE = 0.5
+MOST_HITS = 40  # a texture can look like hundreds of faces to the detector; the mesh is asked about the best
 REFINEMENTS = 2  # mesh passes on a crop taken from the landmarks of the pass before
 CROP_MARGIN = 1.5  # side of the mesh's crop over the face box, as the mesh was trained
 SAME_FACE_IOU = 0.3
@@ -76,7 +79,7 @@ def _anchors() -> NDArray[np.float32]:
 def _detect(picture: Frame, square: Square) -> Iterator[tuple[float, Square]]:
     """Faces in one turned square of the picture as (score, square around the face, turned to its eyes)."""
     detector, _ = load_face_networks()
-    with torch.inference_mode():
+    with small_network():
         boxes, scores = detector(_as_batch(cut(picture, square, DETECTOR_SIZE) / np.float32(127.5) - 1))
     probability = torch.sigmoid(scores[0]).numpy()
     hits = np.flatnonzero(probability > MIN_DETECTION)
@@ -113,7 +116,7 @@ def fit_mesh(picture: Frame, square: Square) -> Face:
     """The face mesh on a turned square that holds one face, refined on its own landmarks."""
     _, mesh = load_face_networks()
     for _ in range(1 + REFINEMENTS):
-        with torch.inference_mode():
+        with small_network():
             points, score = mesh(_as_batch(cut(picture, square, MESH_SIZE) / np.float32(255)))
         affine = square.to_picture(MESH_SIZE)
         local = points[0].numpy().astype(np.float64)
@@ -158,6 +161,11 @@ def _views(picture: Frame, tiles: int, quarters: range) -> Iterator[Square]:
 
 def find_faces(picture: Frame) -> list[Face]:
     """Every face in an (H, W, 3) uint8 RGB picture, the largest first; an empty list where there is none."""
+    shrink = LONGEST_SEARCHED / max(picture.shape[:2])
+    if shrink < 1:
+        smaller = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        scale = (picture.shape[1] / smaller.shape[1], picture.shape[0] / smaller.shape[0], 1 / shrink)
+        return [_scaled(face, np.array(scale, np.float32)) for face in find_faces(smaller)]
     faces: list[Face] = []
     for tiles in (1, *TILE_GRIDS):
         if not faces:
@@ -169,10 +177,15 @@ def find_faces(picture: Frame) -> list[Face]:
     return sorted(faces, key=lambda face: -(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
 
 
+def _scaled(face: Face, scale: NDArray[np.float32]) -> Face:
+    x1, y1, x2, y2 = (float(value) for value in np.array(face.box) * np.tile(scale[:2], 2))
+    return Face((x1, y1, x2, y2), face.landmarks * scale, face.score)
+
+
 def _add_faces(picture: Frame, views: Iterator[Square], faces: list[Face]) -> None:
     """Adds what the views show and ``faces`` does not hold yet, the surest first."""
     hits = sorted((hit for view in views for hit in _detect(picture, view)), key=lambda hit: -hit[0])
-    for _, square in hits:
+    for _, square in hits[:MOST_HITS]:
         face = fit_mesh(picture, square)
         known = np.array([other.box for other in faces], dtype=np.float32).reshape(-1, 4)
         if face.score > MIN_MESH_SCORE and not (_overlap(np.array(face.box, np.float32), known) > SAME_FACE_IOU).any():

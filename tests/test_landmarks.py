@@ -91,3 +91,10 @@ def test_where_there_is_no_face_none_is_found(picture: str) -> None:
     blank = np.full((300, 400, 3), 127, np.uint8)
     noisy = np.random.default_rng(3).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     assert find_faces(blank if picture == "grey" else noisy) == []
+
+
+def test_in_a_huge_picture_a_face_is_found_where_it_is(portrait: np.ndarray) -> None:
+    (small,) = find_faces(portrait)
+    (large,) = find_faces(cv2.resize(portrait, (5120, 5120), interpolation=cv2.INTER_LINEAR))
+    error = np.linalg.norm(large.landmarks[:, :2] / 10 - small.landmarks[:, :2], axis=1)
+    assert error.mean() < 0.03 * (small.box[2] - small.box[0])
