@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-
 from comfyui_sonic.queue_bridge import errors as bridge_errors
 from comfyui_sonic.queue_bridge.comfy_client import ComfyClient, Progress, ProgressMeter, failure, rejection
 from comfyui_sonic.queue_bridge.errors import (
@@ -23,6 +21,7 @@ from comfyui_sonic.queue_bridge.errors import (
 )
 from comfyui_sonic.queue_bridge.instance import free_port
 from comfyui_sonic.sonic import errors as sonic_errors
+from PIL import Image
 
 
 def picture(path: Path) -> Path:

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from comfyui_sonic.queue_bridge.errors import InstanceError
 from comfyui_sonic.queue_bridge.instance import (
     Instance,
