@@ -1,6 +1,7 @@
 """Sonic for ComfyUI: a portrait and a recording become a video of that person speaking.
 
-Nothing of ours is imported at module level: ComfyUI names this module by its path, pytest by its package, and both must work.
+Nothing of ours is imported at module level: ComfyUI names this module by its path, pytest by its package, and both
+must work.
 """
 
 WEB_DIRECTORY = "./web/comfyui"

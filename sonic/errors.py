@@ -7,6 +7,8 @@ SonicError
 │   ├── BadSound        the sound cannot be read, is empty, too short or silent
 │   └── BadSetting      a number or a name is outside what is allowed
 ├── MissingWeights      an engine was asked for whose files are not there
+├── EngineUnavailable   an engine was asked for that this version cannot run
+├── NotEnoughMemory     all frames at once were asked for, and they do not fit
 └── CannotWrite         the result could not be written where it belongs
 """
 
@@ -55,6 +57,14 @@ class MissingWeights(SonicError):
             f"The engine '{engine}' needs files that are not there: {listing}. "
             "Put them there, or choose the engine 'draft', which needs none."
         )
+
+
+class EngineUnavailable(SonicError):
+    """Raised when an engine was asked for that this version cannot run, though its files are there."""
+
+
+class NotEnoughMemory(SonicError):
+    """Raised when a clip is to be held in memory as a whole and is larger than the memory that is free."""
 
 
 class CannotWrite(SonicError):

@@ -15,7 +15,7 @@ class Face:
     """One face found in a picture.
 
     box: x1, y1, x2, y2 in pixels of the picture it was found in (may reach beyond its edges).
-    landmarks: (468, 3) float32, MediaPipe's face mesh in the same pixels; z in the same unit, towards the viewer negative.
+    landmarks: (468, 3) float32, MediaPipe's face mesh in the same pixels; z likewise, negative towards the viewer.
     score: 0..1, how sure the mesh network is that this is a face.
     """
 
@@ -33,7 +33,7 @@ class Sound:
 
     @property
     def seconds(self) -> float:
-        return self.waveform.shape[1] / self.sample_rate
+        return float(self.waveform.shape[1] / self.sample_rate)
 
 
 @dataclass(frozen=True)

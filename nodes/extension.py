@@ -1,0 +1,15 @@
+"""The list of nodes that ComfyUI loads."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .inference import Inference, InferenceAlias
+from .load import LoadPortrait, LoadVoice
+from .post_process import PostProcess
+from .pre_data import PreData, PreDataAlias
+
+
+class SonicExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [LoadPortrait, LoadVoice, PreData, Inference, PostProcess, PreDataAlias, InferenceAlias]

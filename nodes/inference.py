@@ -1,0 +1,151 @@
+"""SONIC_Inference: prepared data become frames and a finished video."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, get_args
+
+from comfy_api.latest import io
+
+from ..sonic.checkpoints import missing_sonic_files
+from ..sonic.engine import EngineChoice, choose_engine, render
+from ..sonic.frames import FrameSource
+from ..sonic.options import PUBLISHED_SEED, EngineName, InferenceOptions
+from ..sonic.prepared import PreparedData
+from ..sonic.video import write_mp4
+from .frame_tensor import FrameTensor
+from .model_folders import model_folders
+from .progress import FrameProgress, raise_if_interrupted
+from .rendered_video import RenderedVideo, new_temp_video
+from .sockets import ModelSocket, PreparedSocket, audio_of
+
+
+class Inference(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SONIC_Inference",
+            display_name="Sonic Inference",
+            category="Sonic",
+            description="Makes the person speak. The video is written while its frames are made: memory stays flat.",
+            inputs=[
+                PreparedSocket.Input("preprocessed_data", tooltip="From Sonic PreData."),
+                io.Int.Input(
+                    "inference_steps",
+                    default=25,
+                    min=1,
+                    max=100,
+                    tooltip="Denoising steps of Sonic; the draft engine has none.",
+                ),
+                io.Float.Input(
+                    "dynamic_scale",
+                    default=1.1,
+                    min=0.0,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="How far the mouth moves: 0 is still, 1 natural.",
+                ),
+                io.Float.Input(
+                    "motion_scale",
+                    default=1.05,
+                    min=0.0,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="How much the head moves and the eyes blink: 0 is still, 1 natural.",
+                ),
+                ModelSocket.Input("model", optional=True, tooltip="Sonic's networks; not needed by the draft engine."),
+                io.Combo.Input(
+                    "engine",
+                    options=list(get_args(EngineName)),
+                    default="auto",
+                    optional=True,
+                    tooltip="auto: Sonic when its files are there, else draft, which needs none and runs on any CPU.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=PUBLISHED_SEED,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    optional=True,
+                    tooltip="The same seed gives the same video.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=25.0,
+                    min=1.0,
+                    max=120.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Frames a second of the video.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="All frames; they are made when they are read."),
+                io.Audio.Output(display_name="audio", tooltip="The part of the sound that is spoken, as it was."),
+                io.Float.Output(display_name="fps"),
+                io.Video.Output(display_name="video", tooltip="The finished video with its sound, for Save Video."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        preprocessed_data: PreparedData,
+        inference_steps: int,
+        dynamic_scale: float,
+        motion_scale: float,
+        model: Any = None,
+        engine: EngineName = "auto",
+        seed: int = PUBLISHED_SEED,
+        fps: float = 25.0,
+    ) -> io.NodeOutput:
+        options = InferenceOptions(inference_steps, dynamic_scale, motion_scale, engine, seed, fps)
+        choice = choose_engine(options.engine, missing_sonic_files(model_folders()))
+        source = render(preprocessed_data, options, choice)
+        report = _report(preprocessed_data, options, choice, source)
+        path = new_temp_video()
+        write_mp4(
+            path,
+            source.frames(),
+            options.fps,
+            preprocessed_data.sound,
+            {"sonic": json.dumps({**report, "settings": asdict(options)}, ensure_ascii=False)},
+            FrameProgress(source.count),
+        )
+        return io.NodeOutput(
+            FrameTensor(source, raise_if_interrupted),
+            audio_of(preprocessed_data.sound),
+            options.fps,
+            RenderedVideo(path),
+            ui={"sonic": [report], "text": _lines(report)},
+        )
+
+
+def _report(
+    prepared: PreparedData, options: InferenceOptions, choice: EngineChoice, source: FrameSource
+) -> dict[str, Any]:
+    return {
+        "engine": choice.name,
+        "reason": choice.reason,
+        "frames": source.count,
+        "fps": options.fps,
+        "seconds": round(prepared.seconds, 3),
+        "notes": list(prepared.notes),
+    }
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    size = f"{report['frames']} frames at {report['fps']:g} frames a second, {report['seconds']:.2f} s of sound"
+    return [f"Engine: {report['engine']}", report["reason"], size, *report["notes"]]
+
+
+class InferenceAlias(Inference):
+    """The name that older workflows use."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        schema = super().define_schema()
+        schema.node_id, schema.is_deprecated = "Sonic_Inference", True
+        return schema

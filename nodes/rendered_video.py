@@ -1,0 +1,51 @@
+"""A VIDEO that lies in ComfyUI's temp folder, finished, for as long as somebody may want it."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import InputImpl, Types
+
+from ..sonic.video import copy_mp4
+
+_MP4 = (Types.VideoContainer.AUTO, Types.VideoContainer.MP4)
+_H264 = (Types.VideoCodec.AUTO, Types.VideoCodec.H264)
+
+
+def new_temp_video() -> Path:
+    """A path for a new MP4 in ComfyUI's temp folder, which is made if it is not there."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"sonic_{uuid.uuid4().hex}.mp4"
+
+
+class RenderedVideo(InputImpl.VideoFromFile):
+    """Saved as an MP4 it is copied and not encoded again; the file goes when nobody holds this object any more."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+        weakref.finalize(self, path.unlink, missing_ok=True)
+
+    def save_to(
+        self,
+        path: Any,
+        format: Any = Types.VideoContainer.AUTO,  # ComfyUI's name
+        codec: Any = Types.VideoCodec.AUTO,
+        metadata: Mapping[str, Any] | None = None,
+        **others: Any,  # newer servers ask for more; only encoding anew can do that
+    ) -> None:
+        if isinstance(path, str | os.PathLike) and format in _MP4 and codec in _H264 and not others:
+            texts = {
+                key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()
+            }
+            copy_mp4(self._path, Path(path), texts)
+        else:
+            super().save_to(path, format=format, codec=codec, metadata=metadata, **others)

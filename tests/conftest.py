@@ -1,0 +1,61 @@
+"""The one fixture layer: a real ComfyUI server with this pack in it, shared by all tests of a session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
+from comfyui_sonic.queue_bridge.errors import InstanceError
+from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first, then those that share the server, then the slow ones: a mistake shows within seconds."""
+
+    def cost(item: pytest.Item) -> int:
+        if item.get_closest_marker("slow"):
+            return 2
+        return 1 if "comfyui" in getattr(item, "fixturenames", ()) else 0
+
+    items.sort(key=cost)
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """The folder of ComfyUI's source: COMFYUI_PATH, or what quickstart.py has put beside the pack."""
+    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".quickstart" / "ComfyUI")
+    if not (path / "main.py").is_file():
+        reason = f"There is no ComfyUI in '{path}'; set COMFYUI_PATH or run `python3 quickstart.py test`."
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def comfyui(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """A running ComfyUI with this pack: ``address``, ``input_directory``, ``output_directory``, ``log_file``."""
+    instance = Instance(comfyui_path, tmp_path_factory.mktemp("comfyui"))
+    install_pack(ROOT, instance.base_directory / "custom_nodes")
+    try:
+        with instance:
+            yield instance
+    except InstanceError as error:
+        pytest.fail(str(error))
+    finally:
+        log_copy = os.environ.get("COMFYUI_TEST_LOG")
+        if log_copy and instance.log_file.exists():
+            shutil.copyfile(instance.log_file, log_copy)
+
+
+@pytest.fixture
+async def client(comfyui: Instance) -> AsyncIterator[ComfyClient]:
+    """A fresh client of the session's server."""
+    async with ComfyClient(comfyui.address) as client:
+        yield client
