@@ -1,12 +1,13 @@
-"""How well the mouth follows speech, as JSON: python bench/speech_gate.py
+"""How well the mouth follows speech, as JSON: python -m comfyui_sonic.bench.speech_gate
 
-Real recordings need Debian's pocketsphinx-testdata and the package pocketsphinx, synthetic ones espeakng-loader. The real exam
-is one reader of five LibriVox sentences; nothing may be chosen by it.
+Real recordings need Debian's pocketsphinx-testdata and the package pocketsphinx, synthetic ones espeakng-loader.
+The real exam is one reader of five LibriVox sentences; nothing may be chosen by it.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Sequence
 
@@ -15,9 +16,15 @@ from numpy.typing import NDArray
 
 from comfyui_sonic.sonic.draft.mouth_shapes import MOUTH_SHAPES, mouth_shapes
 from comfyui_sonic.sonic.draft.training import real_speech
-from comfyui_sonic.sonic.draft.training.phonemes import Phoneme
+from comfyui_sonic.sonic.draft.training.phonemes import Phoneme, split
 from comfyui_sonic.sonic.draft.training.scores import Model, score
-from comfyui_sonic.sonic.draft.training.synthesis import record, unseen_languages_plan, unseen_voices_plan
+from comfyui_sonic.sonic.draft.training.synthesis import (
+    UNSEEN_VOICES,
+    record,
+    unseen_languages_plan,
+    unseen_voices_plan,
+)
+from comfyui_sonic.sonic.draft.training.texts import ENGLISH_UNSEEN, OTHERS, sentences
 from comfyui_sonic.sonic.draft.training.utterance import Recording, Utterance
 
 UTTERANCES = 40
@@ -31,8 +38,8 @@ BOUNDS = {
 }
 
 
-def speech_gate(model: Model = mouth_shapes, utterances: int = UTTERANCES) -> dict[str, dict[str, float]]:
-    """Scores of the real exam, the real recordings that chose the checkpoint, unseen voices and languages, and silence."""
+def measure(model: Model = mouth_shapes, utterances: int = UTTERANCES) -> dict[str, dict[str, float]]:
+    """Scores of the real exam, the recordings that chose the checkpoint, unseen voices and languages, and silence."""
     return {
         "real_exam": score(real_speech.aligned(real_speech.EXAM), model),
         "real_choice": score(real_speech.aligned(real_speech.CHOICE), model),
@@ -42,17 +49,34 @@ def speech_gate(model: Model = mouth_shapes, utterances: int = UTTERANCES) -> di
     }
 
 
+def unseen_recordings(count: int = 3) -> dict[str, list[Recording]]:
+    """English and Mandarin by voices that training never hears; every phoneme is one IPA symbol without marks."""
+    chance = random.Random(SEED)
+    texts = {"en-us": ENGLISH_UNSEEN, "cmn": OTHERS["cmn"]}
+    made = {}
+    for language, text in texts.items():
+        voices = chance.sample(UNSEEN_VOICES, count)
+        said = [" ".join(chance.sample(sentences(text), 2)) for _ in voices]
+        plan = [Utterance("espeak", f"{language}+{v}", s, 1.0, 50, 1.0) for v, s in zip(voices, said, strict=True)]
+        made[language] = [
+            Recording(one.speech, [part for whole in one.phonemes for part in split(whole)]) for one in _spoken(plan)
+        ]
+    return made
+
+
 def silence(model: Model = mouth_shapes) -> dict[str, float]:
     """The widest opening, 0..1, over four seconds of nothing and of noise of three colours at two strengths."""
     chance = np.random.default_rng(0)
     white = chance.standard_normal(64_000).astype(np.float32)
     brown = np.cumsum(white).astype(np.float32)
     brown -= np.convolve(brown, np.ones(2_000, np.float32) / 2_000, "same")
-    hum = np.sin(2 * np.pi * 50 * np.arange(64_000) / 16_000).astype(np.float32) + 0.01 * white
-    sounds = {"nothing": np.zeros(64_000, np.float32), "white": white, "brown": brown, "hum": hum}
+    hum: NDArray[np.float32] = (np.sin(np.arange(64_000) * (2 * np.pi * 50 / 16_000)) + 0.01 * white).astype(np.float32)
+    sounds: dict[str, NDArray[np.float32]] = {"nothing": np.zeros(64_000, np.float32), "white": white, "brown": brown, "hum": hum}
     opening = MOUTH_SHAPES.index("open")
     return {
-        f"open_in_{name}_{gain}": float(model(gain * sound / max(1e-9, np.abs(sound).max()), 25.0, 100)[:, opening].max())
+        f"open_in_{name}_{gain}": float(
+            model((gain * sound / max(1e-9, np.abs(sound).max())).astype(np.float32), 25, 100)[:, opening].max()
+        )
         for name, sound in sounds.items()
         for gain in (0.003, 0.3)
     }
@@ -78,7 +102,7 @@ def _spoken(plan: Sequence[Utterance], pause_s: float = 0.35) -> list[Recording]
 
 
 if __name__ == "__main__":
-    result = speech_gate()
+    result = measure()
     missed = failures(result)
     rounded = {group: {name: round(value, 4) for name, value in values.items()} for group, values in result.items()}
     sys.stdout.write(json.dumps({**rounded, "missed": missed}, indent=2) + "\n")

@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 OPEN, CLOSED, SILENCE = (MOUTH_SHAPES.index(name) for name in ("open", "closed", "silence"))
 RATE = 16_000
-needs_espeak = pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="espeakng-loader is not installed")
+needs_espeak = pytest.mark.skipif(
+    importlib.util.find_spec("espeakng_loader") is None, reason="espeakng-loader is not installed"
+)
 
 
-def vowel(seconds: float, formants: tuple[float, ...] = (750.0, 1200.0, 2500.0), pitch: float = 120.0) -> NDArray[np.float32]:
+def vowel(seconds: float, pitch: float = 120.0) -> NDArray[np.float32]:
     """A buzz through three resonances: a plain 'ah'."""
     time = np.arange(round(seconds * RATE)) / RATE
     sound = np.zeros_like(time)
     for harmonic in np.arange(pitch, 5000.0, pitch):
-        loud = sum(1 / (1 + ((harmonic - formant) / 90.0) ** 2) for formant in formants)
+        loud = sum(1 / (1 + ((harmonic - formant) / 90.0) ** 2) for formant in (750.0, 1200.0, 2500.0))
         sound += loud * np.sin(2 * np.pi * harmonic * time)
     return (0.2 * sound / np.abs(sound).max()).astype(np.float32)
 
@@ -129,7 +131,13 @@ def test_lips_close_on_the_bilabials_of_a_voice_never_heard_in_training() -> Non
 @pytest.mark.slow
 def test_a_minute_of_training_from_nothing_already_learns() -> None:
     from comfyui_sonic.sonic.draft.training.scores import score
-    from comfyui_sonic.sonic.draft.training.synthesis import espeak_plan, flite_plan, record, synthesise, unseen_voices_plan
+    from comfyui_sonic.sonic.draft.training.synthesis import (
+        espeak_plan,
+        flite_plan,
+        record,
+        synthesise,
+        unseen_voices_plan,
+    )
     from comfyui_sonic.sonic.draft.training.train import Recipe, train
 
     judged = [record(utterance) for utterance in unseen_voices_plan(8, 6)]

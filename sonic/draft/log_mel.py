@@ -34,7 +34,8 @@ def _filters() -> NDArray[np.float32]:
     bins = np.fft.rfftfreq(FFT, 1.0 / SAMPLE_RATE)[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+    filters: NDArray[np.float32] = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+    return filters
 
 
 @functools.cache
@@ -66,8 +67,8 @@ def log_mel(speech: NDArray[np.float32]) -> NDArray[np.float32]:
 def normalise(mel: torch.Tensor) -> torch.Tensor:
     """Take out loudness and the colour of the microphone.
 
-    mel: (..., rows, 40) from `log_mel` -> the same shape; 0 is the usual strength of a band while somebody speaks, silence
-    is -RANGE. The level is gated as in loudness metering, so that long pauses do not lift the rest.
+    mel: (..., rows, 40) from `log_mel` -> the same shape; 0 is the usual strength of a band while somebody speaks,
+    silence is -RANGE. The level is gated as in loudness metering, so that long pauses do not lift the rest.
     """
     loudness = torch.logsumexp(mel * LN10, dim=-1) / LN10  # (..., rows)
     level = _mean_power(loudness, torch.ones_like(loudness, dtype=torch.bool))

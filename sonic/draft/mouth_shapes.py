@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import BadSetting, BadSound, MissingWeights
+from ..inference_mode import small_network
 from .log_mel import MELS, RANGE, SAMPLE_RATE, log_mel, normalise
 
 MOUTH_SHAPES = ("open", "wide", "round", "closed", "teeth", "silence")
@@ -85,9 +86,10 @@ def mouth_shapes(
     """How the mouth stands in every frame of a video.
 
     speech: (samples,) float32, mono, 16 kHz; its loudness does not matter.
-    Returns (frames, 6) float32 in 0..1, columns as in MOUTH_SHAPES. Row i is the mouth at (i + 0.5) / fps seconds; it looks at
-    the whole time i / fps to (i + 1) / fps: mean of the slow shapes, peak of lip closure and lip-to-teeth, so that a closure
-    shorter than a frame is seen. Frames after the end of the sound are silent. Raises BadSound, BadSetting.
+    Returns (frames, 6) float32 in 0..1, columns as in MOUTH_SHAPES. Row i is the mouth at (i + 0.5) / fps seconds; it
+    looks at the whole time i / fps to (i + 1) / fps: mean of the slow shapes, peak of lip closure and lip-to-teeth, so
+    that a closure shorter than a frame is seen. Frames after the end of the sound are silent.
+    Raises BadSound, BadSetting, MissingWeights.
     """
     if speech.ndim != 1 or not len(speech):
         raise BadSound("The speech for the mouth has no samples; give a mono recording at 16 kHz.")
@@ -95,7 +97,8 @@ def mouth_shapes(
         raise BadSound("The speech for the mouth holds values that are not numbers; export the recording again.")
     if not fps > 0 or frames < 1:
         raise BadSetting("fps", f"{frames} frames at {fps} a second is not a video; both must be above 0.")
-    features = normalise(torch.from_numpy(log_mel(speech.astype(np.float32, copy=False)))).numpy()
+    with small_network():
+        features = normalise(torch.from_numpy(log_mel(speech.astype(np.float32, copy=False)))).numpy()
     curves = _curves(features, network or load_network())
     return _at_frames(_smooth(curves), fps, frames)
 
@@ -110,7 +113,7 @@ def _curves(features: NDArray[np.float32], network: MouthNetwork, block: int = _
         piece = np.full((stop - start, MELS), -RANGE, np.float32)
         inside = features[max(0, start) : stop]
         piece[max(0, -start) : max(0, -start) + len(inside)] = inside
-        with torch.inference_mode():
+        with small_network():
             out[first : first + count] = network(torch.from_numpy(piece.T[None]))[0].numpy().T
     return out
 
@@ -118,7 +121,7 @@ def _curves(features: NDArray[np.float32], network: MouthNetwork, block: int = _
 def _smooth(curves: NDArray[np.float32]) -> NDArray[np.float32]:
     """Jaw and lips have mass: a 1-2-1 filter (20 ms rows) on the slow shapes; closures stay as sharp as they are."""
     padded = np.pad(curves, ((1, 1), (0, 0)), mode="edge")
-    smooth = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+    smooth: NDArray[np.float32] = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
     smooth[:, _FAST] = curves[:, _FAST]
     return smooth
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """ARPAbet, as flite and pocketsphinx write American English, in IPA."""
 
 IPA = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from ..log_mel import FLOOR, MELS, MELS_PER_SECOND
 
@@ -26,7 +26,7 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, chance: torch.Gene
 
 
 def _warp(mel: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
-    """Longer and shorter vocal tracts: the frequency axis stretched by up to 18 %, formants moved one by one by a little more."""
+    """Longer and shorter vocal tracts: the frequency axis stretched or squeezed by 9 % and bent."""
     batch, rows, _ = mel.shape
     band = torch.linspace(0, 1, MELS)
     stretch = _uniform((batch, 1), -0.09, 0.09, chance)
@@ -56,7 +56,7 @@ def _room(mel: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     wet = 10 ** _uniform((batch, 1), -2.2, -0.7, chance) * (_uniform((batch, 1), 0, 1, chance) < 0.5)
     kernel = torch.cat([torch.ones(batch, 1), wet * tail], 1).flip(1)[:, None, :]
     power = (10**mel).transpose(0, 1).reshape(rows, batch, bands).permute(2, 1, 0)  # (bands, batch, rows)
-    smeared = F.conv1d(F.pad(power, (30, 0)), kernel, groups=batch)
+    smeared = functional.conv1d(functional.pad(power, (30, 0)), kernel, groups=batch)
     return torch.log10(smeared.permute(1, 2, 0) + 10**FLOOR)
 
 
@@ -72,7 +72,8 @@ def _noise(mel: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     tilt = -torch.linspace(0, 1, bands) * _uniform((batch, 1, 1), -0.5, 3.0, chance) - 1.3
     grain = torch.log10(torch.empty(batch, rows, bands).exponential_(generator=chance) * 0.35 + 0.65)
     slow = torch.randn((batch, 1, max(2, rows // 60)), generator=chance)
-    swell = F.interpolate(slow, size=rows, mode="linear")[:, 0, :, None] * _uniform((batch, 1, 1), 0, 0.4, chance)
+    swell = functional.interpolate(slow, size=rows, mode="linear")[:, 0, :, None]
+    swell = swell * _uniform((batch, 1, 1), 0, 0.4, chance)
     noise = level - below + tilt + _colour(batch, 0.3, chance) + grain + swell
     babble = level - _uniform((batch, 1, 1), 1.0, 2.5, chance) + (mel.roll(1, 0) - level.roll(1, 0))
     babble = torch.where(_uniform((batch, 1, 1), 0, 1, chance) < 0.16, babble, torch.full((), FLOOR))

@@ -39,7 +39,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Espeak:
-    """The library can be started once in a process, and does not survive thousands of utterances: use fresh processes."""
+    """The library can be started once in a process, and may crash after many utterances: use fresh processes."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -79,7 +79,8 @@ class Espeak:
             if i and symbol[:1] and symbol[0] in _STOPS_WITH_SILENT_CLOSURE:
                 starts[i] = (start - min(_CLOSURE_S, 0.5 * (start - starts[i - 1][0])), symbol)
         stops = [start for start, _ in starts[1:]] + [samples / self.sample_rate]
-        return [Phoneme(symbol, start, stop) for (start, symbol), stop in zip(starts, stops, strict=True) if stop > start]
+        spans = zip(starts, stops, strict=True)
+        return [Phoneme(symbol, start, stop) for (start, symbol), stop in spans if stop > start]
 
 
 @functools.cache

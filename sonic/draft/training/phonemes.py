@@ -1,4 +1,4 @@
-"""Timed IPA phonemes -> how the mouth stands, 50 times a second: the ideal curves that the network learns and is judged by.
+"""Timed IPA phonemes -> how the mouth stands, 50 times a second: the ideal curves for learning and judging.
 
 Each sound pulls jaw and lips towards its own posture with its own strength (dominance); time smooths between them.
 Postures follow the phonetics textbooks' vowel quadrilateral and place of articulation, in 0..1.
@@ -18,7 +18,7 @@ from ..mouth_shapes import RATE
 SMOOTHING_S = {"jaw": 0.040, "lips": 0.040, "closure": 0.014, "silence": 0.020}
 _FINE = 200  # rows per second before averaging down
 _CLASSES = (
-    "silence", "pbm", "fv", "tdn", "sz", "ʃʒ", "θð", "kɡ", "l", "ɹ", "w", "j", "h", "a", "ɛ", "i", "o", "u", "ə", "other",
+    "silence", "pbm", "fv", "tdn", "sz", "ʃʒ", "θð", "kɡ", "l", "ɹ", "w", "j", "h", "a", "ɛ", "i", "o", "u", "ə",
 )  # fmt: skip
 SOUND_CLASSES = len(_CLASSES)
 
@@ -100,7 +100,7 @@ _IGNORED = frozenset("ˈˌːˑ͡.-'’ʲʰʱʷˠˤ|‖˥˦˧˨˩ᵊ ̩") | froze
 
 
 def split(phoneme: Phoneme) -> list[Phoneme]:
-    """One symbol per sound: a diphthong or an affricate shares its time between its parts; unknown symbols are left out."""
+    """One symbol per sound: diphthongs and affricates share their time between their parts; marks are left out."""
     plain = unicodedata.normalize("NFD", phoneme.symbol)
     symbols = [c for c in plain if c not in _IGNORED and not unicodedata.combining(c) and c in _POSTURES]
     symbols = [c for i, c in enumerate(symbols) if not (c == "h" and i > 0)]  # written-out aspiration

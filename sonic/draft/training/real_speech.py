@@ -1,4 +1,4 @@
-"""Real recordings with the time of every phoneme: Debian's package pocketsphinx-testdata, aligned by the package pocketsphinx.
+"""Real recordings with the time of every phoneme: Debian's pocketsphinx-testdata, aligned by the package pocketsphinx.
 
 ``CHOICE`` serves to choose a checkpoint; ``EXAM`` is for judging only and must never choose anything.
 """
@@ -30,11 +30,12 @@ CHOICE = {
 }
 _READER = "librivox/sense_and_sensibility_01_austen_64kb-"
 EXAM = {
-    f"{_READER}0870.wav": "and mister john dashwood had then leisure to consider how much there might be prudently in his power to do "
-    "for them",
+    f"{_READER}0870.wav": "and mister john dashwood had then leisure to consider how much there might be prudently "
+    "in his power to do for them",
     f"{_READER}0880.wav": "he was not an ill disposed young man",
     f"{_READER}0890.wav": "unless to be rather cold hearted and rather selfish is to be ill disposed",
-    f"{_READER}0920.wav": "had he married a more a amiable woman he might have been made still more respectable than he was",
+    f"{_READER}0920.wav": "had he married a more a amiable woman he might have been made still more "
+    "respectable than he was",
     f"{_READER}0930.wav": "he might even have been made amiable himself",
 }
 _FRAME_S = 0.01

@@ -51,7 +51,7 @@ def energy_envelopes(speech: NDArray[np.float32], frames: int, fps: int = FPS) -
 
 
 def score(recordings: Sequence[Recording], model: Model) -> dict[str, float]:
-    """Correlations over all frames of all recordings together; AUC over phonemes, each by its mean closure (or lip-teeth)."""
+    """Correlations over all frames of all recordings together; AUC over phonemes, each by its mean closure."""
     got, want, energies = [], [], []
     for recording in recordings:
         frames = max(1, int(len(recording.speech) / 16_000 * FPS))
@@ -92,7 +92,8 @@ def _phoneme_scores(
     for recording in recordings:
         shapes = model(recording.speech, FINE_FPS, max(1, int(len(recording.speech) / 16_000 * FINE_FPS)))
         for phoneme in (part for whole in recording.phonemes for part in split(whole)):
-            rows = shapes[int(phoneme.start * FINE_FPS) : max(int(phoneme.start * FINE_FPS) + 1, int(phoneme.stop * FINE_FPS))]
+            first = int(phoneme.start * FINE_FPS)
+            rows = shapes[first : max(first + 1, int(phoneme.stop * FINE_FPS))]
             if not phoneme.symbol or not len(rows):
                 continue
             closed[phoneme.symbol not in BILABIALS].append(float(rows[:, CLOSED].mean()))
@@ -110,6 +111,7 @@ def best_offset_ms(recordings: Sequence[Recording], model: Model, reach_ms: int 
     reach = reach_ms * FINE_FPS // 1000
     found = {}
     for shift in range(-reach, reach + 1):
-        pairs = [(g[max(0, shift) : len(g) + min(0, shift)], w[max(0, -shift) : len(w) - max(0, shift)]) for g, w in zip(got, want, strict=True)]
+        late, early = max(0, shift), max(0, -shift)
+        pairs = [(g[late : len(g) - early], w[early : len(w) - late]) for g, w in zip(got, want, strict=True)]
         found[shift] = correlation(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
     return max(found, key=lambda shift: found[shift]) * 1000 / FINE_FPS

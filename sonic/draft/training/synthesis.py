@@ -1,4 +1,4 @@
-"""Makes the spoken material: a seeded plan of utterances, synthesised in fresh processes, kept as features and ideal curves."""
+"""Makes the spoken material: a seeded plan, spoken in fresh processes, kept as features and ideal curves."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,13 @@ log = logging.getLogger("sonic.training")
 
 ENGLISH_ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029")
 VOICES = (
-    "Alex Alicia Andrea Andy Annie Denis Diogo Gene Henrique Hugo Jacky Lee Marco Mario Michael Mike Nguyen Reed Storm adam anika "
-    "antonio aunty benjamin boris caleb david ed edward f1 f2 f3 f4 gustave ian iven john klatt klatt2 klatt4 linda m1 m2 m3 m4 m5 "
-    "m6 m8 marcelo max michel miguel norbert pablo pedro quincy robert sandro shelby steph travis victor zac"
-).split()
+    "Alex", "Alicia", "Andrea", "Andy", "Annie", "Denis", "Diogo", "Gene", "Henrique", "Hugo", "Jacky", "Lee",
+    "Marco", "Mario", "Michael", "Mike", "Nguyen", "Reed", "Storm", "adam", "anika", "antonio", "aunty",
+    "benjamin", "boris", "caleb", "david", "ed", "edward", "f1", "f2", "f3", "f4", "gustave", "ian", "iven",
+    "john", "klatt", "klatt2", "klatt4", "linda", "m1", "m2", "m3", "m4", "m5", "m6", "m8", "marcelo", "max",
+    "michel", "miguel", "norbert", "pablo", "pedro", "quincy", "robert", "sandro", "shelby", "steph", "travis",
+    "victor", "zac",
+)  # fmt: skip
 UNSEEN_VOICES = ("belinda", "f5", "grandma", "grandpa", "iven3", "klatt3", "m7", "mike2", "paul", "rob", "steph3")
 CHUNK = 50  # utterances per process: libespeak-ng has crashed in longer ones
 ATTEMPTS = 3
@@ -128,8 +132,10 @@ def synthesise(plan: Sequence[Utterance], workers: int = 2) -> list[Example]:
 
 
 def _chunk(plan: list[Utterance], path: Path) -> list[Example]:
-    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    # The fork server has imported this module once, so that a fresh process costs milliseconds.
+    context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
     if os.name == "posix":
+        context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
     for attempt in range(1, ATTEMPTS + 1):
         process = context.Process(target=_write_chunk, args=(plan, path))

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  # letters of other scripts are wider than they count
 """What is said: short plain sentences, and word by word shuffled so that every sound meets every other."""
 
 from __future__ import annotations

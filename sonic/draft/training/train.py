@@ -1,21 +1,20 @@
-"""Trains the mouth network: seeded, on synthetic speech only; real recordings (not the exam's) choose the checkpoint."""
+"""Trains the mouth network: seeded, on synthetic speech only; real recordings choose the checkpoint."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 
 from ..log_mel import FLOOR, MELS, normalise
 from ..mouth_shapes import MOUTH_SHAPES, MouthNetwork, mouth_shapes
@@ -78,7 +77,9 @@ def train(recipe: Recipe, espeak: list[Example], flite: list[Example], choice: S
     learner = _Learner()
     average = copy.deepcopy(learner.network)
     optimiser = torch.optim.AdamW(learner.parameters(), lr=recipe.peak_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.peak_rate, total_steps=recipe.steps, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.peak_rate, total_steps=recipe.steps, pct_start=0.15
+    )
     best, best_score = average, -math.inf
     for step in range(1, recipe.steps + 1):
         mel, shapes, classes = _batch(recipe, espeak, flite, picker)
@@ -115,15 +116,15 @@ def save(network: MouthNetwork, path: Path) -> None:
     }
     temporary = path.with_suffix(".part")
     save_file(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _loss(logits: torch.Tensor, kinds: torch.Tensor, shapes: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Cross entropy against soft targets for every shape, squared error for jaw and lips, and the kind of sound."""
     weights = torch.tensor([SHAPE_WEIGHTS[name] for name in MOUTH_SHAPES])
-    soft = F.binary_cross_entropy_with_logits(logits, shapes, reduction="none").mean(dim=(0, 2))
+    soft = functional.binary_cross_entropy_with_logits(logits, shapes, reduction="none").mean(dim=(0, 2))
     squared = (torch.sigmoid(logits) - shapes).square().mean(dim=(0, 2))
-    return (weights * (0.3 * soft + 5.0 * squared)).sum() + 0.2 * F.cross_entropy(kinds, classes)
+    return (weights * (0.3 * soft + 5.0 * squared)).sum() + 0.2 * functional.cross_entropy(kinds, classes)
 
 
 def _follow(average: nn.Module, network: nn.Module, keep: float) -> None:
@@ -158,7 +159,8 @@ def _crop(
     shapes = np.zeros((rows, len(MOUTH_SHAPES)), np.float16)
     shapes[:, MOUTH_SHAPES.index("silence")] = 1.0
     classes = np.zeros(rows, np.int16)
-    for target, source, first in ((mel, one.mel, 2 * start - context), (shapes, one.shapes, start), (classes, one.classes, start)):
+    firsts = (2 * start - context, start, start)
+    for target, source, first in zip((mel, shapes, classes), (one.mel, one.shapes, one.classes), firsts, strict=True):
         inside = source[max(0, first) : max(0, first + len(target))]
         target[max(0, -first) : max(0, -first) + len(inside)] = inside
     return mel, shapes, classes

@@ -15,7 +15,7 @@ from .phonemes import Phoneme
 
 @dataclass(frozen=True)
 class Utterance:
-    """engine: which synthesiser; rate: speed, 1 = normal; pitch: 0..99; size: vocal tract and pitch together, by resampling."""
+    """engine: which synthesiser; rate: 1 = normal; pitch: 0..99; size: of the speaker, by resampling."""
 
     engine: Literal["espeak", "flite"]
     voice: str
