@@ -71,7 +71,8 @@ def silence(model: Model = mouth_shapes) -> dict[str, float]:
     brown = np.cumsum(white).astype(np.float32)
     brown -= np.convolve(brown, np.ones(2_000, np.float32) / 2_000, "same")
     hum: NDArray[np.float32] = (np.sin(np.arange(64_000) * (2 * np.pi * 50 / 16_000)) + 0.01 * white).astype(np.float32)
-    sounds: dict[str, NDArray[np.float32]] = {"nothing": np.zeros(64_000, np.float32), "white": white, "brown": brown, "hum": hum}
+    nothing: NDArray[np.float32] = np.zeros(64_000, np.float32)
+    sounds = {"nothing": nothing, "white": white, "brown": brown, "hum": hum}
     opening = MOUTH_SHAPES.index("open")
     return {
         f"open_in_{name}_{gain}": float(

@@ -40,7 +40,8 @@ def _filters() -> NDArray[np.float32]:
 
 @functools.cache
 def _window() -> NDArray[np.float32]:
-    return (np.hanning(WINDOW + 1)[:-1] / np.sqrt(FFT * WINDOW)).astype(np.float32)
+    window: NDArray[np.float32] = (np.hanning(WINDOW + 1)[:-1] / np.sqrt(FFT * WINDOW)).astype(np.float32)
+    return window
 
 
 def log_mel(speech: NDArray[np.float32]) -> NDArray[np.float32]:
