@@ -65,6 +65,4 @@ def stop_running(base_directory: Path) -> RunningServer | None:
                 forget(base_directory)
                 return entry
             time.sleep(0.1)
-    raise InstanceError(
-        f"The server at {entry.address} (process {entry.process}) could not be stopped; end it yourself."
-    )
+    raise InstanceError(f"The ComfyUI at {entry.address} did not stop; end its process {entry.process} yourself.")

@@ -2,9 +2,9 @@
 
     python -m comfyui_sonic.queue_bridge.run_folder --comfyui DIR --base-directory DIR FOLDER
 
-Exit status: 0 when every usable pair became a video and there was at least one; what cannot be used (an unpaired file, a
-picture that is none) is reported and does not count. 1 when a usable pair failed or nothing was made, 2 for a wrong
-argument, 130 after Ctrl-C and 143 after SIGTERM.
+Exit status: 0 when every usable pair became a video and there was at least one; what cannot be used (an unpaired
+file, a picture that is none) is reported and does not count. 1 when a usable pair failed or nothing was made, 2 for a
+wrong argument, 130 after Ctrl-C and 143 after SIGTERM.
 """
 
 from __future__ import annotations
