@@ -34,15 +34,17 @@ MOUTH = ("closing", "jaw", "wide", "round", "pressed", "teeth")
 HEAD = ("shift_u", "shift_v", "roll", "yaw", "pitch")
 
 # Extents for a value of 1, as parts of the face's height unless said otherwise.
-JAW_DROP = 0.070
+JAW_DROP = 0.080
 UPPER_LIFT = 0.017
 CHIN_FOLLOWS = 0.75  # of the lower lip's drop
 CORNER_INWARD, CORNER_DOWN = 0.10, 0.14  # with an open jaw, of the mouth's half width / of the drop
 WIDE_OUT, ROUND_IN = 0.13, 0.26  # of the mouth's half width
-ROUND_PART = 0.012  # a pucker holds the lips a little apart
-PRESS = 0.004
+ROUND_PART = 0.005  # a pucker holds the lips a little apart
+PRESS = 0.002
 TEETH_LIFT, TEETH_TUCK = 0.012, 0.004
 CLOSING_UPPER = 0.4  # the part of an open mouth's gap that the upper lip bridges
+GRIN_GAP = 0.05
+RELAX_IN, RELAX_DOWN = 0.10, 0.012
 SHIFT, ROLL_RAD, TURN_RAD = 0.010, 0.012, 0.030
 
 HEAD_STILL_FROM, HEAD_WHOLE_TO = 2.1, 1.2  # in distances of oval_distance
@@ -243,9 +245,13 @@ def _mouth_values(geometry: FaceGeometry, controls: list[int]) -> NDArray[np.flo
     gap = np.interp(u, geometry.local[list(UPPER_INNER), 0], geometry.lip_gap)
     gap_spread = np.interp(u / (1 + 1.7 * down), geometry.local[list(UPPER_INNER), 0], geometry.lip_gap)
     values = np.zeros((len(controls), len(MOUTH), 2))
-    values[:, MOUTH.index("closing"), 1] = np.where(
+    closing = values[:, MOUTH.index("closing")]
+    closing[:, 1] = np.where(
         is_upper, CLOSING_UPPER * gap * (1 - up) ** 1.5, -(1 - CLOSING_UPPER) * gap_spread * (1 - 0.6 * down)
     )
+    grin = min(float(geometry.lip_gap.max()) / (GRIN_GAP * face), 1.0)  # lips that meet do not stay stretched
+    closing[:, 0] = -RELAX_IN * grin * half * sideways
+    closing[:, 1] += RELAX_DOWN * grin * face * both
     jaw = values[:, MOUTH.index("jaw")]
     jaw[:, 0] = CORNER_INWARD * half * inward
     jaw[:, 1] = JAW_DROP * face * (jaw_share + CORNER_DOWN * both) - UPPER_LIFT * face * lift_share

@@ -30,7 +30,12 @@ TONGUE_RISE = 0.042
 TOOTH_EDGES = (0.0, 0.046, 0.082, 0.112, 0.136)  # from the middle outwards, foreshortened along the arch
 LIP_SHADOW = 0.022
 LIGHT_FROM_GAP = 0.035  # a narrower slit lets in less light
+SEAM_LINE_THICKNESS = 0.004
+SEAM_LINE_UP_TO = 0.012
 OWN_INSIDE_FROM = 0.03  # a wider gap in the picture is taken to show the person's own teeth
+
+SEAM_LINE_SHADE = 0.25
+PUCKER_SHADE = 0.2
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,23 @@ class MouthPatch:
         pixels = np.stack(np.meshgrid(np.arange(x0, x1), np.arange(y0, y1)), axis=-1)
         local = geometry.to_local(pixels.astype(np.float64)).astype(np.float32)
         return cls(int(x0), int(y0), np.ascontiguousarray(local[..., 0]), np.ascontiguousarray(local[..., 1]))
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """The lips of one frame: a box of the patch, its pixels' u and v, the lips' edges above and below each pixel.
+
+    lowest: v of the lower lip's lowest point; widest: the gap, in pixels; shift: (2,) of the skull, local.
+    """
+
+    box: tuple[slice, slice]
+    u: Plane
+    v: Plane
+    top: Plane
+    bottom: Plane
+    lowest: float
+    widest: float
+    shift: Points
 
 
 @dataclass(frozen=True)
@@ -88,71 +110,96 @@ class MouthInterior:
             geometry, patch, light, lit(TOOTH, 0.9 * light) * warmth, lit(TONGUE, light), lit(CAVITY, light), own
         )
 
-    def paint(self, frame: Frame, upper: Points, lower: Points, skull_shift: Points, opacity: float) -> None:
+    def paint(
+        self, frame: Frame, upper: Points, lower: Points, skull_shift: Points, opacity: float, pucker: float
+    ) -> None:
         """Draws the inside between two inner lip contours into an (H, W, 3) frame, in place.
 
         upper, lower: (11, 2) contours from corner to corner in picture pixels as posed; skull_shift: (2,) how far the
-        skull has moved at the mouth, in pixels; opacity: 0 leaves what the picture shows there.
+        skull has moved at the mouth, in pixels; opacity: 0 leaves what the picture shows there; pucker: 0..1, rounded
+        lips let in less light.
         """
-        geometry, patch, face = self.geometry, self.patch, self.geometry.height
-        top, bottom = geometry.to_local(upper), geometry.to_local(lower)
-        bottom[:, 1] = np.maximum(bottom[:, 1], top[:, 1])
-        gap = float((bottom[:, 1] - top[:, 1]).max())
-        soft = max(0.6, 0.006 * face)
-        if gap < 0.25 * soft or opacity <= 0:
+        opening = self._opening(upper, lower, skull_shift)
+        if opening is None or opacity <= 0:
             return
-        # Only the rows and columns that are open are touched.
-        shift = geometry.axes @ skull_shift
-        box = self._open_box(top, bottom)
-        if box is None:
-            return
-        rows, columns = box
-        u, v = patch.u[rows, columns], patch.v[rows, columns]
-        v_top = np.interp(u, top[:, 0], top[:, 1]).astype(np.float32)
-        v_bottom = np.interp(u, bottom[:, 0], bottom[:, 1]).astype(np.float32)
-        inside = opacity * np.clip(np.minimum(v - v_top, v_bottom - v) / soft, 0, 1)
-        colour = self._shade(u, v, v_top, v_bottom, top, bottom, shift, soft, (rows, columns))
-        target = frame[patch.y0 + rows.start : patch.y0 + rows.stop, patch.x0 + columns.start : patch.x0 + columns.stop]
-        target[...] = (target + (colour - target) * inside[..., None] + 0.5).astype(np.uint8)
+        rows, columns = opening.box
+        target = frame[
+            self.patch.y0 + rows.start : self.patch.y0 + rows.stop,
+            self.patch.x0 + columns.start : self.patch.x0 + columns.stop,
+        ]
+        soft = self.soft
+        if self.own_inside is not None and opening.widest < SEAM_LINE_UP_TO * self.geometry.height:
+            target[...] = (target * (1 - opacity * self._seam_line(opening))[..., None] + 0.5).astype(np.uint8)
+        if opening.widest > 0.25 * soft:
+            inside = opacity * np.clip(np.minimum(opening.v - opening.top, opening.bottom - opening.v) / soft, 0, 1)
+            colour = self._shade(opening, pucker)
+            target[...] = (target + (colour - target) * inside[..., None] + 0.5).astype(np.uint8)
 
-    def _open_box(self, top: Points, bottom: Points) -> tuple[slice, slice] | None:
+    @property
+    def soft(self) -> float:
+        """Width of an edge in pixels."""
+        return max(0.6, 0.006 * self.geometry.height)
+
+    def _opening(self, upper: Points, lower: Points, skull_shift: Points) -> _Opening | None:
+        top, bottom = self.geometry.to_local(upper), self.geometry.to_local(lower)
+        bottom[:, 1] = np.maximum(bottom[:, 1], top[:, 1])
         around = self.geometry.to_picture(np.concatenate([top, bottom])) - (self.patch.x0, self.patch.y0)
         high, wide = self.patch.v.shape
-        x0, y0 = np.clip(np.floor(around.min(axis=0)).astype(int) - 1, 0, (wide, high))
-        x1, y1 = np.clip(np.ceil(around.max(axis=0)).astype(int) + 2, 0, (wide, high))
-        return (slice(int(y0), int(y1)), slice(int(x0), int(x1))) if x1 > x0 and y1 > y0 else None
+        x0, y0 = np.clip(np.floor(around.min(axis=0)).astype(int) - 2, 0, (wide, high))
+        x1, y1 = np.clip(np.ceil(around.max(axis=0)).astype(int) + 3, 0, (wide, high))
+        if x1 <= x0 or y1 <= y0:
+            return None
+        box = slice(int(y0), int(y1)), slice(int(x0), int(x1))
+        u, v = self.patch.u[box], self.patch.v[box]
+        return _Opening(
+            box, u, v,
+            top=np.interp(u, top[:, 0], top[:, 1]).astype(np.float32),
+            bottom=np.interp(u, bottom[:, 0], bottom[:, 1]).astype(np.float32),
+            lowest=float(bottom[:, 1].max()),
+            widest=float((bottom[:, 1] - top[:, 1]).max()),
+            shift=self.geometry.axes @ skull_shift,
+        )  # fmt: skip
 
-    def _shade(
-        self, u: Plane, v: Plane, v_top: Plane, v_bottom: Plane, top: Points, bottom: Points,
-        shift: Points, soft: float, box: tuple[slice, slice],
-    ) -> NDArray[np.float32]:  # fmt: skip
+    def _seam_line(self, opening: _Opening) -> Plane:
+        """How much to darken where lips meet that were apart in the picture, and so have no line of their own."""
+        half, face = self.geometry.mouth_half_width, self.geometry.height
+        middle = (opening.top + opening.bottom) / 2
+        thickness = max(0.7, SEAM_LINE_THICKNESS * face)
+        line = np.exp(-(((opening.v - middle) / thickness) ** 2))
+        along = np.clip((1.05 - np.abs(opening.u - opening.shift[0]) / half) / 0.2, 0, 1)
+        fading = 1 - opening.widest / (SEAM_LINE_UP_TO * face)
+        shade: Plane = (SEAM_LINE_SHADE * fading * line * along).astype(np.float32)
+        return shade
+
+    def _shade(self, opening: _Opening, pucker: float) -> NDArray[np.float32]:
         """(h, w, 3) colours of the inside, 0..255."""
-        face, half = self.geometry.height, self.geometry.mouth_half_width
-        middle = float(shift[0])
-        across = (u - middle) / half
-        depth = np.clip((v - v_top) / (0.08 * face), 0, 1)
+        face, half, soft = self.geometry.height, self.geometry.mouth_half_width, self.soft
+        u, v = opening.u - float(opening.shift[0]), opening.v
+        across = u / half
+        depth = np.clip((v - opening.top) / (0.08 * face), 0, 1)
         colour = self.cavity * (1 - 0.55 * depth[..., None])
 
-        tongue_top = float(bottom[:, 1].max()) - TONGUE_RISE * face * (1 - 0.8 * across**2)
+        tongue_top = opening.lowest - TONGUE_RISE * face * (1 - 0.8 * across**2)
         tongue = np.clip((v - tongue_top) / (0.012 * face), 0, 1) * np.clip((0.85 - np.abs(across)) / 0.25, 0, 1)
         ridge = 1 - 0.25 * np.exp(-((across / 0.07) ** 2))
         colour = _over(colour, self.tongue * (0.75 * ridge)[..., None], tongue)
 
-        lower_edge = float(bottom[:, 1].max()) - LOWER_TEETH_ABOVE_LIP * face * (1 - 0.9 * across**2)
+        lower_edge = opening.lowest - LOWER_TEETH_ABOVE_LIP * face * (1 - 0.9 * across**2)
         lower_teeth = np.clip((v - lower_edge) / soft, 0, 1) * np.clip((0.62 - np.abs(across)) / 0.2, 0, 1)
         colour = _over(colour, self.tooth * 0.5, lower_teeth * 0.4)
 
         if self.own_inside is None:
-            colour = self._upper_teeth(colour, u - middle, v - float(shift[1]), across, soft)
+            colour = self._upper_teeth(colour, u, v - float(opening.shift[1]), across, soft)
         else:
-            colour = self._own(colour, u, v, shift, soft, box)
+            colour = self._own(colour, opening, soft)
         # The lips shade what is behind them, the cheeks what is far to the side.
-        opened = float(np.clip((v_bottom - v_top).max() / (LIGHT_FROM_GAP * face), 0, 1))
-        shadow = (0.62 + 0.38 * np.clip((v - v_top) / (LIP_SHADOW * face), 0, 1)) * (0.6 + 0.4 * opened)
+        opened = min(opening.widest / (LIGHT_FROM_GAP * face), 1.0)
+        shadow = (0.62 + 0.38 * np.clip((v - opening.top) / (LIP_SHADOW * face), 0, 1)) * (0.6 + 0.4 * opened)
         sides = 1 - 0.55 * np.clip(np.abs(across) - 0.3, 0, 1) ** 1.5
-        if self.own_inside is not None:
+        if self.own_inside is not None:  # the picture has shadows of its own
             shadow, sides = 0.7 + 0.3 * shadow, np.float32(1)
-        shaded: NDArray[np.float32] = (colour * (shadow * sides)[..., None]).astype(np.float32)
+        light = shadow * sides * (1 - PUCKER_SHADE * pucker)
+        shaded: NDArray[np.float32] = (colour * light[..., None]).astype(np.float32)
         return shaded
 
     def _upper_teeth(
@@ -172,24 +219,21 @@ class MouthInterior:
         shade = 1 - 0.16 * np.exp(-((line / max(0.7, 0.004 * face)) ** 2))
         return _over(colour, self.tooth * shade[..., None], teeth.astype(np.float32))
 
-    def _own(
-        self, colour: NDArray[np.float32], u: Plane, v: Plane, shift: Points, soft: float, box: tuple[slice, slice]
-    ) -> NDArray[np.float32]:
+    def _own(self, colour: NDArray[np.float32], opening: _Opening, soft: float) -> NDArray[np.float32]:
         """Lays the picture's own inside over the painted one, moved with the skull."""
         assert self.own_inside is not None
-        by = self.geometry.axes.T @ shift
+        by = self.geometry.axes.T @ opening.shift
         move = np.array([[1, 0, by[0]], [0, 1, by[1]]])
         high, wide = self.patch.v.shape
         own = cv2.warpAffine(
             self.own_inside, move, (wide, high), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )[box]
+        )[opening.box]
         lips = self.geometry.local
-        top = np.interp(u - shift[0], lips[list(UPPER_INNER), 0], lips[list(UPPER_INNER), 1])
-        bottom = np.interp(u - shift[0], lips[list(LOWER_INNER), 0], lips[list(LOWER_INNER), 1])
+        u, v = opening.u - opening.shift[0], opening.v - opening.shift[1]
+        top = np.interp(u, lips[list(UPPER_INNER), 0], lips[list(UPPER_INNER), 1])
+        bottom = np.interp(u, lips[list(LOWER_INNER), 0], lips[list(LOWER_INNER), 1])
         # Upwards the gums go on behind the lip; downwards the picture ends at the lower lip.
-        inside = np.clip((v - shift[1] - top + 2 * soft) / soft, 0, 1) * np.clip(
-            (bottom - soft - v + shift[1]) / (1.5 * soft), 0, 1
-        )
+        inside = np.clip((v - top + 2 * soft) / soft, 0, 1) * np.clip((bottom - soft - v) / (1.5 * soft), 0, 1)
         return _over(colour, own.astype(np.float32), inside.astype(np.float32))
 
     def _seam_level(self, u: Plane) -> Plane:

@@ -17,6 +17,7 @@ BLINK_S = (0.08, 0.04, 0.14)  # lid goes down, stays, goes up
 BLINK_GAP_S = (2.2, 5.5)  # from one blink to the next
 SWAY_HZ = (0.07, 0.13, 0.23, 0.37)  # slow and unrelated, so that no rhythm is seen
 TEETH_CLOSE = 0.8  # how far f and v close the jaw
+ROUND_CLOSE = 0.4  # rounded lips leave a smaller opening for the same jaw
 NOD_SMOOTHING_S = 0.22
 
 
@@ -54,7 +55,7 @@ def perform(speech: NDArray[np.float32], seconds: float, options: InferenceOptio
     opened, wide, rounded, closed, teeth, silence = (shapes[:, MOUTH_SHAPES.index(name)] for name in MOUTH_SHAPES)
     mouth, motion = options.dynamic_scale, options.motion_scale
     voiced = 1 - silence
-    jaw = opened * (1 - closed) * (1 - TEETH_CLOSE * teeth)
+    jaw = opened * (1 - closed) * (1 - TEETH_CLOSE * teeth) * (1 - ROUND_CLOSE * rounded)
     rng = np.random.default_rng(options.seed)
     time_s = (np.arange(frames, dtype=np.float64) + 0.5) / options.fps
     nod = _smooth(jaw, NOD_SMOOTHING_S * options.fps)

@@ -71,7 +71,9 @@ class DraftClip:
 
         frame = self.picture.copy()
         frame[region.y0 : region.y1, region.x0 : region.x1] = upper
-        self.interior.paint(frame, upper_lip, lower_lip, self._skull_shift(weights), self.performance.closing)
+        pucker = min(float(self.performance.round[index]), 1.0)
+        shift = self._skull_shift(weights)
+        self.interior.paint(frame, upper_lip, lower_lip, shift, self.performance.closing, pucker)
         return frame
 
     def lip_gap(self, index: int) -> float:
