@@ -19,6 +19,7 @@ LOWEST_HZ, HIGHEST_HZ = 60.0, 7_600.0
 FLOOR = -13.0  # log10 of the least mel power
 QUIETEST = -8.0  # log10 of power (about -73 dBFS): what is softer as a whole is not made louder
 RANGE = 4.5  # what lies more than 45 dB below a band's usual strength is cut off
+EMPTY = 7.0  # a band 70 dB below the level holds nothing, as above the top of a telephone's
 GATE = 3.0  # frames less than 30 dB below the level tell the colour of the microphone
 COLOUR_PRIOR_FRAMES = 200.0  # two seconds of a neutral microphone are taken as already heard
 NEUTRAL_COLOUR = (-1.3, -3.0)  # from the lowest to the highest band, relative to the level
@@ -77,10 +78,10 @@ def normalise(mel: torch.Tensor) -> torch.Tensor:
     heard = (loudness >= level - GATE).to(mel.dtype)[..., None]
     relative = mel - level[..., None]
     neutral = torch.linspace(*NEUTRAL_COLOUR, MELS, dtype=mel.dtype)
-    colour = ((relative * heard).sum(dim=-2, keepdim=True) + neutral * COLOUR_PRIOR_FRAMES) / (
+    colour = ((relative.clamp(min=-EMPTY) * heard).sum(dim=-2, keepdim=True) + neutral * COLOUR_PRIOR_FRAMES) / (
         heard.sum(dim=-2, keepdim=True) + COLOUR_PRIOR_FRAMES
     )
-    return (relative - colour).clamp(min=-RANGE)
+    return torch.where(relative > -EMPTY, relative - colour, -RANGE).clamp(min=-RANGE)
 
 
 def _mean_power(loudness: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

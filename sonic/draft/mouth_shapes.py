@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import BadSetting, BadSound, MissingWeights
 from ..inference_mode import small_network
-from .log_mel import MELS, RANGE, SAMPLE_RATE, log_mel, normalise
+from .log_mel import MELS, SAMPLE_RATE, log_mel, normalise
 
 MOUTH_SHAPES = ("open", "wide", "round", "closed", "teeth", "silence")
 WEIGHTS = Path(__file__).with_name("mouth.safetensors")
@@ -104,17 +104,18 @@ def mouth_shapes(
 
 
 def _curves(features: NDArray[np.float32], network: MouthNetwork, block: int = _BLOCK) -> NDArray[np.float32]:
-    """(mel rows, 40) -> (rows, 6) at 50 per second; row k is centred at (k + 0.5) / 50 s."""
+    """(mel rows, 40) -> (rows, 6) at 50 per second; row k is centred at (k + 0.5) / 50 s.
+
+    Before the start and after the end the sound is mirrored: noise that sets in at once would look like a burst.
+    """
     rows = math.ceil(len(features) / 2)
+    padded = np.pad(features, ((_CONTEXT, _CONTEXT + len(features) % 2), (0, 0)), mode="symmetric")
     out = np.empty((rows, len(MOUTH_SHAPES)), np.float32)
     for first in range(0, rows, block):
         count = min(block, rows - first)
-        start, stop = 2 * first - _CONTEXT, 2 * (first + count) + _CONTEXT
-        piece = np.full((stop - start, MELS), -RANGE, np.float32)
-        inside = features[max(0, start) : stop]
-        piece[max(0, -start) : max(0, -start) + len(inside)] = inside
+        piece = padded[2 * first : 2 * (first + count + _CONTEXT)]
         with small_network():
-            out[first : first + count] = network(torch.from_numpy(piece.T[None]))[0].numpy().T
+            out[first : first + count] = network(torch.from_numpy(np.ascontiguousarray(piece.T[None])))[0].numpy().T
     return out
 
 

@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from ..log_mel import FLOOR, MELS, MELS_PER_SECOND
 
+QUIET_LEVEL = -4.0  # where nobody speaks, noise is as strong as beside soft speech
+
 
 def augment(mel: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     """(batch, rows, 40) log10 mel power -> the same, not normalised; a tenth of the batch stays clean."""
@@ -63,14 +65,15 @@ def _room(mel: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
 def _noise(mel: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     """Coloured noise, steady or swelling, 3 to 50 dB below; and in a sixth of the batch other people far away."""
     batch, rows, bands = mel.shape
-    level = torch.log10((10**mel).sum(2).mean(1))[:, None, None]
+    level = torch.log10((10**mel).sum(2).mean(1))[:, None, None].clamp(min=QUIET_LEVEL)
     below = torch.where(
         _uniform((batch, 1, 1), 0, 1, chance) < 0.25,
         _uniform((batch, 1, 1), 0.3, 1.5, chance),
         _uniform((batch, 1, 1), 1.5, 5.0, chance),
     )
     tilt = -torch.linspace(0, 1, bands) * _uniform((batch, 1, 1), -0.5, 3.0, chance) - 1.3
-    grain = torch.log10(torch.empty(batch, rows, bands).exponential_(generator=chance) * 0.35 + 0.65)
+    rough = torch.linspace(0.8, 0.35, bands)  # a low band averages fewer bins
+    grain = torch.log10(torch.empty(batch, rows, bands).exponential_(generator=chance) * rough + 1 - rough)
     slow = torch.randn((batch, 1, max(2, rows // 60)), generator=chance)
     swell = functional.interpolate(slow, size=rows, mode="linear")[:, 0, :, None]
     swell = swell * _uniform((batch, 1, 1), 0, 0.4, chance)

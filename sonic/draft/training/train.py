@@ -29,17 +29,23 @@ log = logging.getLogger("sonic.training")
 SHAPE_WEIGHTS = {"open": 1.5, "wide": 0.7, "round": 1.0, "closed": 1.0, "teeth": 0.7, "silence": 0.4}
 
 
+_NOBODY = Example(
+    np.zeros((0, MELS), np.float16), np.zeros((0, len(MOUTH_SHAPES)), np.float16), np.zeros(0, np.int16)
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How much is spoken and how long is learned.
 
-    flite_share: part of each batch spoken by flite's voices. rows: network rows (20 ms) per crop.
+    flite_share: part of each batch spoken by flite's voices. silent_share: part that holds noise only. rows: network rows (20 ms) per crop.
     """
 
     espeak_utterances: int = 4000
     flite_utterances: int = 1600
     flite_share: float = 0.5
-    steps: int = 1200
+    silent_share: float = 0.04
+    steps: int = 1400
     batch: int = 40
     rows: int = 150
     peak_rate: float = 3e-3
@@ -140,6 +146,8 @@ def _batch(
     from_flite = round(recipe.batch * recipe.flite_share) if flite else 0
     sources = [flite] * from_flite + [espeak] * (recipe.batch - from_flite)
     crops = [_crop(source[picker.integers(len(source))], recipe.rows, picker) for source in sources]
+    for index in np.flatnonzero(picker.random(len(crops)) < recipe.silent_share):
+        crops[index] = _crop(_NOBODY, recipe.rows, picker)
     order = picker.permutation(len(crops))
     mel, shapes, classes = (np.stack([crops[i][part] for i in order]) for part in range(3))
     return (
