@@ -292,8 +292,8 @@ def install_torch() -> None:
             pip([*INSTALL, f"torch=={TORCH}+cpu"], "torch-cpu.log")
         except SetupError:
             say(
-                f"\n  No CPU build of torch {TORCH} is on the package indexes that pip knows: the standard build follows"
-                " (several gigabytes). To avoid that, stop here and name PyTorch's CPU index in PIP_EXTRA_INDEX_URL."
+                f"\n  No CPU build of torch {TORCH} is on the package indexes that pip knows: the standard build"
+                " follows (several gigabytes). To avoid that, stop here and name PyTorch's CPU index in PIP_EXTRA_INDEX_URL."
             )
         else:
             return

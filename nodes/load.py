@@ -22,11 +22,9 @@ def _names(kinds: list[str]) -> list[str]:
 
 def _check_name(name: str) -> bool | str:
     """True, or the sentence that ComfyUI shows beside the input. Any type is let through: the content decides."""
-    _, folder = folder_paths.annotated_filepath(name)
+    plain, folder = folder_paths.annotated_filepath(name)
     root = Path(os.path.normpath(folder or folder_paths.get_input_directory()))
-    path = Path(
-        os.path.normpath(folder_paths.get_annotated_filepath(name))
-    )  # links inside the folder may lead elsewhere
+    path = Path(os.path.normpath(root / plain))  # links inside the folder may lead elsewhere
     if not path.is_relative_to(root):
         return f"'{name}' lies outside ComfyUI's input folder; put the file into {root}."
     if not path.is_file():
