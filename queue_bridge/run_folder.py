@@ -105,8 +105,9 @@ async def _run_pair(
     except BridgeError as error:
         return Row(names, "failed", notes=str(error))
     report = engine_report(result)
+    here = Path.cwd()
     return Row(
-        str(place),
+        str(place.relative_to(here) if place.is_relative_to(here) else place),
         "made",
         video_seconds=report.get("seconds"),
         wall_seconds=time.monotonic() - started,
