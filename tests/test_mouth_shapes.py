@@ -32,8 +32,8 @@ def vowel(seconds: float, pitch: float = 120.0) -> NDArray[np.float32]:
 
 
 def syllables(count: int = 6) -> NDArray[np.float32]:
-    gap = np.zeros(round(0.2 * RATE), np.float32)
-    return np.concatenate([gap, *[part for _ in range(count) for part in (vowel(0.2), gap)]])
+    before, gap = np.zeros(round(0.6 * RATE), np.float32), np.zeros(round(0.2 * RATE), np.float32)
+    return np.concatenate([before, *[part for _ in range(count) for part in (vowel(0.2), gap)]])
 
 
 def test_silence_leaves_the_mouth_closed() -> None:

@@ -42,7 +42,7 @@ def energy_envelopes(speech: NDArray[np.float32], frames: int, fps: int = FPS) -
     out = {}
     for sigma in (1, 3, 5, 8):  # in 10 ms
         kernel = np.exp(-0.5 * (np.arange(-4 * sigma, 4 * sigma + 1) / sigma) ** 2)
-        smooth = np.convolve(power, kernel / kernel.sum(), "same")
+        smooth = np.convolve(np.pad(power, 4 * sigma), kernel / kernel.sum(), "valid")
         loud = 10 * np.log10(smooth / np.percentile(smooth, 95))
         scales = {"rms": np.sqrt(smooth), "cube root": np.cbrt(smooth), "decibel": np.maximum(loud, -35.0)}
         for name, curve in scales.items():

@@ -38,7 +38,8 @@ _NOBODY = Example(
 class Recipe:
     """How much is spoken and how long is learned.
 
-    flite_share: part of each batch spoken by flite's voices. silent_share: part that holds noise only. rows: network rows (20 ms) per crop.
+    flite_share: part of each batch spoken by flite's voices. silent_share: part that holds noise only.
+    rows: network rows (20 ms) per crop.
     """
 
     espeak_utterances: int = 4000
