@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
+import os
 import shutil
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,3 +151,23 @@ def test_a_minute_of_training_from_nothing_already_learns() -> None:
     network: MouthNetwork = train(Recipe(steps=60, batch=16, check_every=60), espeak, flite, judged)
     values = score(judged, lambda speech, fps, frames: mouth_shapes(speech, fps, frames, network))
     assert values["r_open"] > 0.4
+
+
+@needs_espeak
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only a forked process inherits the planted death")
+def test_a_speech_process_that_dies_is_started_again(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from comfyui_sonic.sonic.draft.training import synthesis
+
+    def die_once(plan: list[synthesis.Utterance], path: Path, mark: Path = tmp_path / "died") -> None:
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(plan, path)
+
+    write, fork = synthesis._write_chunk, multiprocessing.get_context("fork")
+    monkeypatch.setattr(synthesis, "_write_chunk", die_once)
+    monkeypatch.setattr(fork, "set_forkserver_preload", lambda _: None)
+    monkeypatch.setattr(synthesis.multiprocessing, "get_context", lambda _: fork)
+    assert len(synthesis.synthesise(synthesis.espeak_plan(3, 9), workers=1)) == 3
+    assert (tmp_path / "died").exists()
