@@ -292,8 +292,9 @@ def install_torch() -> None:
             pip([*INSTALL, f"torch=={TORCH}+cpu"], "torch-cpu.log")
         except SetupError:
             say(
-                f"\n  No CPU build of torch {TORCH} is on the package indexes that pip knows: the standard build"
-                " follows (several gigabytes). To avoid that, stop here and name PyTorch's CPU index in PIP_EXTRA_INDEX_URL."
+                f"\n  No CPU build of torch {TORCH} is on the package indexes that pip knows, so the standard build"
+                "\n  (several gigabytes) follows. To avoid that, stop here and set PIP_EXTRA_INDEX_URL to PyTorch's"
+                "\n  CPU index."
             )
         else:
             return
@@ -333,7 +334,7 @@ def link_pack() -> None:
     if not link.exists() or link.resolve() != ROOT:
         if link.is_symlink():
             link.unlink()
-        if os.name == "nt":
+        if sys.platform == "win32":
             import _winapi
 
             _winapi.CreateJunction(str(ROOT), str(link))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
 from comfyui_sonic.sonic.draft.performance import Performance
 from comfyui_sonic.sonic.draft.render import DraftClip, render_draft
 from comfyui_sonic.sonic.frames import Frame

@@ -29,9 +29,6 @@ import av
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.nn.functional import grid_sample
-
 from comfyui_sonic.sonic.audio import MODEL_RATE, read_sound
 from comfyui_sonic.sonic.draft.performance import Performance
 from comfyui_sonic.sonic.draft.render import DraftClip, render_draft
@@ -43,6 +40,8 @@ from comfyui_sonic.sonic.postprocess.lip_sync import measure_sync, mouth_opening
 from comfyui_sonic.sonic.prepare import prepare
 from comfyui_sonic.sonic.prepared import PreparedData, Sound
 from comfyui_sonic.sonic.video import write_mp4
+from numpy.typing import NDArray
+from torch.nn.functional import grid_sample
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "batch"
 PAIRS = (

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-
 from comfyui_sonic.sonic.draft.mouth_shapes import MOUTH_SHAPES, mouth_shapes
 from comfyui_sonic.sonic.draft.training import real_speech
 from comfyui_sonic.sonic.draft.training.phonemes import Phoneme, split
@@ -26,6 +24,7 @@ from comfyui_sonic.sonic.draft.training.synthesis import (
 )
 from comfyui_sonic.sonic.draft.training.texts import ENGLISH_UNSEEN, OTHERS, sentences
 from comfyui_sonic.sonic.draft.training.utterance import Recording, Utterance
+from numpy.typing import NDArray
 
 UTTERANCES = 40
 SEED = 20_001

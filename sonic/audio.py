@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-import soxr  # type: ignore[import-untyped]
+import soxr
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import av
 import numpy as np
-import soxr  # type: ignore[import-untyped]
+import soxr
 from av.container import OutputContainer
 from numpy.typing import NDArray
 
