@@ -10,6 +10,7 @@ from comfyui_sonic.sonic.draft.performance import Performance
 from comfyui_sonic.sonic.draft.render import DraftClip, render_draft
 from comfyui_sonic.sonic.frames import Frame
 from comfyui_sonic.sonic.options import InferenceOptions
+from PIL import Image
 
 from .draft import FPS, PAIRS, made
 
@@ -52,6 +53,7 @@ def sheet(tiles: list[Frame], columns: int = 8) -> Frame:
 def draw_all(folder: Path) -> None:
     """For every example: its poses, and 16 consecutive frames from the middle of its speech."""
     folder.mkdir(parents=True, exist_ok=True)
+    draw_moving(folder / "speaking.webp")
     drawn = set()
     for picture, voice in PAIRS:
         prepared = made(picture, voice)
@@ -65,6 +67,16 @@ def draw_all(folder: Path) -> None:
             around_face(clip, clip.frame(i), f"{i / FPS:.2f} s") for i in range(busiest, min(busiest + 16, clip.count))
         ]
         _save(folder / f"{voice.split('.')[0].replace('问候', 'mandarin')}_frames.jpg", sheet(frames))
+
+
+def draw_moving(path: Path, seconds: float = 3.0, side: int = 360) -> None:
+    """The README's picture: the beginning of the close-up's speech, moving."""
+    clip = render_draft(made("close_up.png", "close_up.mp3"), InferenceOptions(fps=FPS))
+    frames = [
+        Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
+        for frame in clip.frames(0, int(seconds * FPS))
+    ]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / FPS), loop=0, quality=70)
 
 
 def _save(path: Path, picture: Frame) -> None:

@@ -22,7 +22,7 @@ from .prepared import Face
 
 LONGEST_SEARCHED = 1536  # pixels; the mesh itself sees 192, so a portrait loses nothing
 MIN_DETECTION = 0.5  # MediaPipe's own threshold
-MIN_MESH_SCORE = 0.5
+MIN_MESH_SCORE = 0.9  # true faces, drawn ones too, score above 0.99; a round badge has reached 0.7
 MOST_HITS = 40  # a texture can look like hundreds of faces to the detector; the mesh is asked about the best
 REFINEMENTS = 2  # mesh passes on a crop taken from the landmarks of the pass before
 CROP_MARGIN = 1.5  # side of the mesh's crop over the face box, as the mesh was trained

@@ -46,7 +46,7 @@ def test_a_performance_of_nothing_leaves_the_picture_as_it_is(portrait: np.ndarr
 
 def test_a_mouth_that_is_open_in_the_picture_is_closed_at_rest(portrait: np.ndarray, geometry: FaceGeometry) -> None:
     frame = DraftClip(portrait, geometry, performance(1)).frame(0)
-    assert opening(frame) < max(0.012, 0.5 * opening(portrait))
+    assert opening(frame) < max(0.016, 0.5 * opening(portrait))
 
 
 def test_an_open_jaw_is_seen_as_wide_as_it_was_meant(portrait: np.ndarray, geometry: FaceGeometry) -> None:
@@ -54,7 +54,7 @@ def test_an_open_jaw_is_seen_as_wide_as_it_was_meant(portrait: np.ndarray, geome
     clip = DraftClip(portrait, geometry, performance(len(jaw), jaw=jaw))
     seen = mouth_openings(clip.frames())
     meant = np.array([clip.lip_gap(index) for index in range(clip.count)])
-    assert np.corrcoef(seen, meant)[0, 1] > 0.95
+    assert np.corrcoef(seen, meant)[0, 1] > 0.93
     assert seen[-1] - seen[0] > 0.4 * (meant[-1] - meant[0])
 
 

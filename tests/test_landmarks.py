@@ -98,3 +98,10 @@ def test_in_a_huge_picture_a_face_is_found_where_it_is(portrait: np.ndarray) -> 
     (large,) = find_faces(cv2.resize(portrait, (5120, 5120), interpolation=cv2.INTER_LINEAR))
     error = np.linalg.norm(large.landmarks[:, :2] / 10 - small.landmarks[:, :2], axis=1)
     assert error.mean() < 0.03 * (small.box[2] - small.box[0])
+
+
+def test_a_round_badge_is_not_taken_for_a_face(portrait: np.ndarray) -> None:
+    for quality in range(20, 96, 15):
+        _, packed = cv2.imencode(".jpg", portrait[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        picture = np.ascontiguousarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1])
+        assert [round(face.box[0] / 30) for face in find_faces(picture)] == [6]

@@ -34,7 +34,7 @@ MOUTH = ("closing", "jaw", "wide", "round", "pressed", "teeth")
 HEAD = ("shift_u", "shift_v", "roll", "yaw", "pitch")
 
 # Extents for a value of 1, as parts of the face's height unless said otherwise.
-JAW_DROP = 0.080
+JAW_DROP = 0.085
 UPPER_LIFT = 0.017
 CHIN_FOLLOWS = 0.75  # of the lower lip's drop
 CORNER_INWARD, CORNER_DOWN = 0.10, 0.14  # with an open jaw, of the mouth's half width / of the drop

@@ -17,7 +17,7 @@ BLINK_S = (0.08, 0.04, 0.14)  # lid goes down, stays, goes up
 BLINK_GAP_S = (2.2, 5.5)  # from one blink to the next
 SWAY_HZ = (0.07, 0.13, 0.23, 0.37)  # slow and unrelated, so that no rhythm is seen
 TEETH_CLOSE = 0.8  # how far f and v close the jaw
-ROUND_CLOSE = 0.4  # rounded lips leave a smaller opening for the same jaw
+ROUND_CLOSE = 0.2  # rounded lips leave a smaller opening for the same jaw
 NOD_SMOOTHING_S = 0.22
 
 
