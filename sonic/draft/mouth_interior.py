@@ -35,7 +35,7 @@ SEAM_LINE_UP_TO = 0.012
 OWN_INSIDE_FROM = 0.03  # a wider gap in the picture is taken to show the person's own teeth
 
 SEAM_LINE_SHADE = 0.25
-PUCKER_SHADE = 0.2
+PUCKER_SHADE = 0.1
 
 
 @dataclass(frozen=True)
