@@ -9,6 +9,9 @@ WEB_DIRECTORY = "./web/comfyui"
 
 async def comfy_entrypoint():  # type: ignore[no-untyped-def]  # ComfyExtension exists only inside ComfyUI
     """Called once by ComfyUI's loader."""
+    from .nodes.engines import available_engines
     from .nodes.extension import SonicExtension
+    from .queue_bridge.attach import attach
 
+    attach(available_engines)
     return SonicExtension()

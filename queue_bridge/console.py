@@ -1,80 +1,116 @@
-"""What a person sees in the terminal: one line per job that moves, and a table at the end."""
+"""What a person sees in the terminal: a moving line for each running job and one for the whole, tables, plain lines."""
 
 from __future__ import annotations
 
-import shutil
 import sys
-import time
-import unicodedata
 from collections.abc import Sequence
+from types import TracebackType
 from typing import TextIO
 
-REDRAW_S = 0.1
-ETA_FROM = 0.05  # an estimate from less than this part would only jump about
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from .job import JobRecord
+from .states import TERMINAL, State
+
+UNBOUNDED = 100_000  # columns of a file or a pipe: nothing is cut or wrapped there
 
 
-def width(text: str) -> int:
-    """Columns that a text takes in a terminal: wide letters and emoji two, accents none."""
-    return sum(
-        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        for letter in text
-    )
+def console_for(stream: TextIO | None = None) -> Console:
+    """A console that wraps in a terminal and never elsewhere, and takes no text for markup."""
+    stream = stream or sys.stdout
+    width = None if stream.isatty() else UNBOUNDED
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-def shorten(text: str, columns: int) -> str:
-    """The text in at most so many columns, with an ellipsis where it was cut."""
-    if width(text) <= columns:
-        return text
-    while text and width(text) > columns - 1:
-        text = text[:-1]
-    return text + "…"
+def print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table; wide letters and accents take the columns that they have in a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain table; the last column may be as wide as it likes."""
-    columns = list(zip(heads, *rows, strict=True))
-    widths = [max(map(width, column)) for column in columns[:-1]] + [0]
+class JobsDisplay:
+    """The moving part of a command that follows jobs. In a terminal it is redrawn; elsewhere each quarter is a line."""
 
-    def line(cells: Sequence[str]) -> str:
-        padded = (cell + " " * (wide - width(cell)) for cell, wide in zip(cells, widths, strict=True))
-        return "  ".join(padded).rstrip()
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lines: dict[str, TaskID] = {}
+        self._quarters: dict[str, int] = {}
+        self._names: dict[str, str] = {}
+        self._ended: set[str] = set()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._whole = self._progress.add_task("all", total=100.0, note="")
 
-    rule = "  ".join("-" * wide for wide in [*widths[:-1], width(heads[-1])])
-    return "\n".join([line(heads), rule, *map(line, rows)])
+    def __enter__(self) -> JobsDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def add(self, names: dict[str, str]) -> None:
+        """Jobs that will be followed, by id, with what a person calls them."""
+        self._names |= names
+        self._show_whole()
+
+    def update(self, record: JobRecord) -> None:
+        """Show where a job is now."""
+        name = self._names.get(record.task_id, record.spec.name or record.task_id)
+        if record.state in TERMINAL:
+            if record.task_id not in self._ended:
+                self._ended.add(record.task_id)
+                self._remove_line(record.task_id)
+                self._console.print(f"{self._count()} {name}  {last_word(record)}")
+        elif record.state is State.RUNNING:
+            self._show_running(record, name)
+        else:
+            self._remove_line(record.task_id)
+            if record.state is State.RETRYING:
+                self._console.print(f"{name}  will be tried again: {record.error}")
+        self._show_whole()
+
+    def _show_running(self, record: JobRecord, name: str) -> None:
+        left = f", {record.seconds_left:.0f} s left" if record.seconds_left is not None else ""
+        note = f"{record.stage}{left}  ({record.owner})"
+        if self._console.is_terminal:
+            if record.task_id not in self._lines:
+                self._lines[record.task_id] = self._progress.add_task(name, total=100.0, note="")
+            self._progress.update(self._lines[record.task_id], completed=record.percent, note=note)
+        elif (quarter := int(record.percent // 25)) > self._quarters.get(record.task_id, 0):
+            self._quarters[record.task_id] = quarter
+            self._console.print(f"{name}  {record.percent:.0f} %  {note}")
+
+    def _remove_line(self, task_id: str) -> None:
+        line = self._lines.pop(task_id, None)
+        if line is not None:
+            self._progress.remove_task(line)
+
+    def _show_whole(self) -> None:
+        total = len(self._names) or 1
+        self._progress.update(self._whole, completed=100.0 * len(self._ended) / total, note=self._count())
+
+    def _count(self) -> str:
+        return f"[{len(self._ended)}/{len(self._names)}]"
 
 
-class JobLine:
-    """The line of one job. In a terminal it is redrawn in place; elsewhere each quarter is a line of its own."""
-
-    def __init__(self, label: str, stream: TextIO | None = None) -> None:
-        self._label = label
-        self._stream = stream or sys.stdout
-        self._live = self._stream.isatty()
-        self._started = time.monotonic()
-        self._drawn = float("-inf")
-        self._quarter = 0
-
-    def show(self, fraction: float, stage: str) -> None:
-        """fraction: 0..1 of the job; stage: what is being done."""
-        now = time.monotonic()
-        if self._live:
-            if now - self._drawn >= REDRAW_S:
-                self._drawn = now
-                columns = shutil.get_terminal_size().columns - 1
-                self._write("\r\x1b[2K" + shorten(self._text(fraction, stage, now), columns))
-        elif int(fraction * 4) > self._quarter and fraction < 1:
-            self._quarter = int(fraction * 4)
-            self._write(self._text(fraction, stage, now) + "\n")
-
-    def end(self, text: str) -> None:
-        """Replace the moving line by its last word."""
-        self._write(("\r\x1b[2K" if self._live else "") + f"{self._label}  {text}\n")
-
-    def _text(self, fraction: float, stage: str, now: float) -> str:
-        left = (now - self._started) * (1 - fraction) / fraction if fraction >= ETA_FROM else None
-        eta = f", {left:.0f} s left" if left is not None else ""
-        return f"{self._label}  {fraction:4.0%}  {stage}{eta}"
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+def last_word(record: JobRecord) -> str:
+    """What became of an ended job, in a few words."""
+    if record.state is State.COMPLETED:
+        seconds = (record.ended_s or 0.0) - (record.started_s or record.submitted_s)
+        return f"done in {seconds:.1f} s on {(record.result or {}).get('instance', '?')}"
+    return f"{record.state}: {record.error}" if record.error else str(record.state)

@@ -1,6 +1,13 @@
 """Every error of the bridge, each with one sentence for a person.
 
 BridgeError
+├── ConfigError           a setting is wrong; ``setting`` names it
+├── QueueUnavailable      the queue's Redis server cannot be used: not there, wrong password, too old
+├── JobError              a job cannot be run as it is; trying again changes nothing
+│   ├── BadJob            a field or a parameter of a job is wrong
+│   └── TemplateError     a job template is missing or is none
+├── FileUnreachable       an input or output of a job cannot be reached now; it may be later
+├── LeaseLost             another instance has this job now
 ├── InstanceError         a ComfyUI server could not be started, or is gone
 ├── PromptRejected        ComfyUI refused the graph before running it (a wrong input, a missing node)
 ├── PromptFailed          a node failed while the graph ran
@@ -16,6 +23,42 @@ BAD_INPUT_TYPES = frozenset({"BadInput", "BadPortrait", "NoFace", "BadSound", "B
 
 class BridgeError(Exception):
     """Base of everything this package raises on purpose; ``str(error)`` is the sentence for a person."""
+
+
+class ConfigError(BridgeError):
+    """Raised when a setting is wrong; ``setting`` is its name."""
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(f"{setting}: {message}")
+        self.setting = setting
+
+
+class QueueUnavailable(BridgeError):
+    """Raised when the queue's Redis server cannot be used; no message holds its password."""
+
+
+class JobError(BridgeError):
+    """Raised when a job cannot be run as it is, so that another attempt changes nothing."""
+
+
+class BadJob(JobError):
+    """Raised when a field or a parameter of a job is wrong; ``field`` is its name."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class TemplateError(JobError):
+    """Raised when a job template is missing, or a file in the templates' folder is none."""
+
+
+class FileUnreachable(BridgeError):
+    """Raised when an input or an output of a job cannot be reached now, such as on a network drive that is away."""
+
+
+class LeaseLost(BridgeError):
+    """Raised when a job belongs to another instance now; what this one did for it does not count."""
 
 
 class InstanceError(BridgeError):

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -86,6 +86,7 @@ class Instance:
     port: 0 takes a free one. python: the interpreter that has ComfyUI's packages.
     arguments: further arguments of ComfyUI, such as ``("--cuda-device", "1")``; the default runs without a GPU.
     outlives_us: when false, the server ends as soon as this process ends, however that happens.
+    environment: further variables of the server, such as the bridge's settings.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Instance:
         arguments: Sequence[str] = ("--cpu",),
         log_file: Path | None = None,
         outlives_us: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.comfyui = comfyui.resolve()
         self.base_directory = base_directory.resolve()
@@ -107,6 +109,7 @@ class Instance:
         self.arguments = tuple(arguments)
         self.log_file = log_file or self.base_directory / "comfyui.log"
         self.outlives_us = outlives_us
+        self.environment = dict(environment or {})
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -146,7 +149,7 @@ class Instance:
                     stdin=subprocess.DEVNULL if self.outlives_us else subprocess.PIPE,
                     stdout=log_file,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+                    env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | self.environment,
                     # A group of its own: Ctrl-C in the terminal reaches us first, and stop() reaches all of it.
                     **_own_group(),
                 )

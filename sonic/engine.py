@@ -43,6 +43,15 @@ def choose_engine(requested: EngineName, missing: Sequence[Path]) -> EngineChoic
     )
 
 
+def runnable_engines(missing: Sequence[Path]) -> tuple[EngineName, ...]:
+    """The engines that a request may name with success; ``missing`` as in ``choose_engine``."""
+    try:
+        choose_engine("sonic", missing)
+    except (MissingWeights, EngineUnavailable):
+        return ("draft",)
+    return ("draft", "sonic")
+
+
 def render(prepared: PreparedData, options: InferenceOptions, choice: EngineChoice) -> FrameSource:
     """The frames of a clip, round(seconds * fps) of them, made when they are read."""
     from .draft.render import render_draft  # torch is loaded only when frames are wanted

@@ -1,0 +1,134 @@
+"""Puts the bridge into the ComfyUI server that loads this pack, when it is configured; without, this does nothing.
+
+A bridge that cannot start says in one sentence why, and the nodes work on. ComfyUI never calls the hooks for a
+server's end, so nothing here relies on them: what is left behind is found again by its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib
+import logging
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .comfy_client import ComfyClient
+from .config import Settings, load_settings
+from .errors import BridgeError
+from .job_files import JobFiles
+from .lease import Identity, LeaseKeeper
+from .prompt_events import PromptRunner, SavedFile
+from .prompt_queue import PromptQueueRunner
+from .redis_connection import connect, safe_url
+from .store import Store
+from .templates import load_templates
+from .tiers import TIERS, lanes_of
+from .worker import Worker
+
+log = logging.getLogger("sonic.attach")
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "workflows" / "api"
+LARGEST_TIER_BYTES = 7.5 * 2**30  # a card sold as 8 GB serves the largest tier
+
+
+def attach(engines: Callable[[], Sequence[str]]) -> None:
+    """Start the bridge with the server when it is configured. engines: those that can run here, asked at start."""
+    try:
+        settings = load_settings()
+    except BridgeError as error:
+        log.warning("The queue bridge is off. %s", error)
+        return
+    if not settings.url:
+        return
+    server = getattr(importlib.import_module("server").PromptServer, "instance", None)
+    if server is None:  # ComfyUI used as a library
+        return
+
+    async def start(_application: object) -> None:
+        try:
+            await _start(server, settings, engines())
+        except BridgeError as error:
+            log.warning("The queue bridge is off. %s", error)
+        except Exception:
+            log.exception("The queue bridge is off, because of an error that was not foreseen.")
+
+    server.app.on_startup.append(start)
+
+
+async def _start(server: Any, settings: Settings, engines: Sequence[str]) -> None:
+    folder_paths = importlib.import_module("folder_paths")
+    arguments = importlib.import_module("comfy.cli_args").args
+    devices = importlib.import_module("comfy.model_management")
+    identity = Identity(settings.instance or f"{platform.node() or 'comfyui'}-{arguments.port}")
+    templates = load_templates((TEMPLATES, *settings.templates))
+    tiers = settings.tiers or _tiers_of(devices)
+    worker: Worker | None = None
+
+    def describe() -> dict[str, Any]:
+        return {
+            "tiers": list(tiers),
+            "engines": list(engines),
+            "workflows": sorted(templates),
+            "running": worker.running if worker else "",
+            "port": arguments.port,
+            "python": platform.python_version(),
+            **_device(devices),
+        }
+
+    store = Store(connect(settings.url), settings)
+    keeper = LeaseKeeper(settings, identity, describe)
+    worker = Worker(
+        store,
+        keeper,
+        identity,
+        await _runner(server, arguments),
+        JobFiles(settings.roots, Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory())),
+        templates,
+        lanes_of(tiers, engines),
+        lambda file: _path_of(folder_paths, file),
+    )
+    log.info("queue bridge: instance '%s', queue '%s' at %s", identity.name, settings.queue, safe_url(settings.url))
+    keeper.start()
+    atexit.register(keeper.leave)
+    task = asyncio.create_task(worker.run(), name="sonic_worker")
+    task.add_done_callback(_say_why)
+
+
+async def _runner(server: Any, arguments: Any) -> PromptRunner:
+    execution, nodes = importlib.import_module("execution"), importlib.import_module("nodes")
+    if PromptQueueRunner.fits(server, execution.validate_prompt):
+        runner = PromptQueueRunner(server, execution.validate_prompt, nodes.interrupt_processing)
+        runner.listen()
+        return runner
+    log.warning("This ComfyUI's prompt queue is not the one that is known here; the bridge uses its HTTP interface.")
+    return await ComfyClient(f"127.0.0.1:{arguments.port}").__aenter__()
+
+
+def _path_of(folder_paths: Any, file: SavedFile) -> Path:
+    return Path(folder_paths.get_directory_by_type(file.type)) / file.subfolder / file.filename
+
+
+def _tiers_of(devices: Any) -> tuple[int, ...]:
+    """What the card's memory allows; a machine without a card computes in its main memory and serves all."""
+    device = devices.get_torch_device()
+    if device.type == "cpu" or devices.get_total_memory(device) >= LARGEST_TIER_BYTES:
+        return TIERS
+    return TIERS[:-1]
+
+
+def _device(devices: Any) -> dict[str, Any]:
+    device = devices.get_torch_device()
+    return {
+        "device": devices.get_torch_device_name(device),
+        "memory_total": int(devices.get_total_memory(device)),
+        "memory_free": int(devices.get_free_memory(device)),
+    }
+
+
+def _say_why(task: asyncio.Task[None]) -> None:
+    """A worker that ends by itself would leave the queue without a word."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("The queue bridge has stopped because of an error that was not foreseen.", exc_info=error)

@@ -1,0 +1,376 @@
+"""The command ``sonic-queue``: submit, status, list, watch, serve-redis.
+
+Exit status: 0 when all is well (``submit`` and ``watch``: every job completed), 1 when a job did not, or the queue or
+the material cannot be used, 2 for a wrong argument, 130 after Ctrl-C, which leaves the jobs in the queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import Settings, load_settings
+from .console import JobsDisplay, console_for, print_table
+from .errors import BadJob, BridgeError, ConfigError
+from .follow import Follower
+from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value
+from .orders import read_orders
+from .queue_view import QueueView
+from .redis_connection import check_server, connect
+from .states import State
+from .store import Store
+from .submission import Defaults, Submitted, Tracked, submit_orders
+from .templates import Template, load_templates
+from .watch_folder import FolderWatch
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "workflows" / "api"
+WATCH_S = 1.0
+
+
+@dataclass(frozen=True)
+class Queue:
+    """An open queue for the time of a command."""
+
+    store: Store
+    view: QueueView
+    templates: Mapping[str, Template]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="sonic-queue", description="Talking-head videos through a durable queue.")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--url", help="the queue's Redis server (default: SONIC_QUEUE_URL, the config file, REDIS_URL)")
+    common.add_argument("--json", action="store_true", help="print JSON instead of text")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    submit = commands.add_parser("submit", parents=[common], help="a folder, CSV, JSONL or ZIP into the queue; waits")
+    submit.add_argument("source", type=Path, help="pictures and recordings")
+    submit.add_argument("--output", type=Path, help="where the MP4s go (default: beside the recordings)")
+    submit.add_argument("--workflow", default=DEFAULT_TEMPLATE, help=f"job template (default: {DEFAULT_TEMPLATE})")
+    submit.add_argument("--priority", choices=sorted(CLASS_OF), default="normal")
+    submit.add_argument("--resolution", type=int, help="short side of the videos in pixels")
+    submit.add_argument("--engine", choices=["auto", "sonic", "draft"])
+    submit.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the template")
+    submit.add_argument("--again", action="store_true", help="make even what is there")
+    submit.add_argument("--no-wait", action="store_true", help="return when the jobs are in the queue")
+    submit.add_argument("--watch", action="store_true", help="keep going as files arrive in the folder")
+
+    status = commands.add_parser("status", parents=[common], help="the queue, or one job")
+    status.add_argument("id", nargs="?", help="a job")
+
+    listing = commands.add_parser("list", parents=[common], help="jobs in some states")
+    listing.add_argument("--state", action="append", choices=[str(state) for state in State], help="may be repeated")
+    listing.add_argument("--limit", type=int, default=50)
+
+    watch = commands.add_parser("watch", parents=[common], help="follow jobs to their end")
+    watch.add_argument("ids", nargs="*", metavar="ID", help="jobs (default: all that have not ended)")
+
+    serve = commands.add_parser("serve-redis", help="run the queue's own database server in this terminal")
+    serve.add_argument("--json", action="store_true", help="print JSON instead of text")
+    serve.add_argument("--data", type=Path, default=Path("sonic-queue-data"), help="where it keeps its data")
+    serve.add_argument("--port", type=int, help="listen on 127.0.0.1 with a password (0: a free port), not on a socket")
+    serve.add_argument("--durable", action="store_true", help="on disk before a submission is answered")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    arguments = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        if arguments.command == "serve-redis":
+            from .serve_redis import serve_redis
+
+            return serve_redis(arguments.data, arguments.port, durable=arguments.durable, as_json=arguments.json)
+        return asyncio.run(_with_queue(arguments))
+    except BridgeError as error:
+        if arguments.json:
+            _print_json({"error": str(error)})
+        else:
+            sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped. What is in the queue stays there.\n")
+        return 128 + signal.SIGINT
+
+
+def cli_settings(url: str | None) -> Settings:
+    """The settings for a command: --url, SONIC_QUEUE_URL or the config file, at last REDIS_URL."""
+    settings = load_settings(url=url)
+    if not settings.url:
+        settings = load_settings(url=os.environ.get("REDIS_URL"))
+    if not settings.url:
+        raise ConfigError("--url", "no queue is named; give its Redis server, or set SONIC_QUEUE_URL.")
+    return settings
+
+
+async def _with_queue(arguments: argparse.Namespace) -> int:
+    commands: dict[str, Callable[[argparse.Namespace, Queue], Coroutine[Any, Any, int]]] = {
+        "submit": _submit,
+        "status": _status,
+        "list": _list,
+        "watch": _watch,
+    }
+    settings = cli_settings(arguments.url)
+    templates = load_templates((TEMPLATES, *settings.templates))
+    store = Store(connect(settings.url), settings)
+    try:
+        await check_server(store.client, settings.url)
+        return await commands[arguments.command](
+            arguments, Queue(store, QueueView(store.client, store.keys, settings.url), templates)
+        )
+    finally:
+        await store.close()
+
+
+# --- submit ----------------------------------------------------------------------------------------------------------
+
+
+async def _submit(arguments: argparse.Namespace, queue: Queue) -> int:
+    defaults = Defaults(_config(arguments), arguments.priority, arguments.workflow, _batch_id(), arguments.again)
+    if arguments.watch:
+        return await _submit_as_files_arrive(arguments, queue, defaults)
+    orders = read_orders(arguments.source, arguments.output)
+    after = await queue.view.last_event()
+    submitted = await submit_orders(orders.orders, queue.store, queue.view, queue.templates, defaults)
+    left_out = [*orders.left_out, *submitted.left_out]
+    console = console_for(sys.stderr if arguments.json else None)
+    for item in left_out:
+        console.print(f"left out: {item.path.name}: {item.reason}")
+    for tracked in submitted.tracked:
+        for warning in tracked.warnings:
+            console.print(f"{tracked.order.name}: {warning}")
+    if not submitted.tracked:
+        raise BadJob("source", f"there is nothing to make a video of in '{arguments.source}'.")
+    console.print(counts_line(submitted))
+    records = await _records(submitted, queue, after, arguments)
+    if arguments.json:
+        left = [{"file": str(item.path), "reason": item.reason} for item in left_out]
+        jobs = [_job_of(tracked, records) for tracked in submitted.tracked]
+        _print_json({"batch": defaults.batch, "jobs": jobs, "left_out": left})
+    elif not arguments.no_wait:
+        print_table(console, HEADS, [row_of(tracked, records.get(tracked.task_id)) for tracked in submitted.tracked])
+    if arguments.no_wait:
+        return 0
+    return _status_of(submitted.tracked, records)
+
+
+async def _records(
+    submitted: Submitted, queue: Queue, after: str, arguments: argparse.Namespace
+) -> dict[str, JobRecord]:
+    names = {tracked.task_id: tracked.order.name for tracked in submitted.tracked if tracked.task_id}
+    if arguments.no_wait:
+        return await queue.view.jobs(sorted(names))
+    return await follow_jobs(queue.view, names, after, console_for(sys.stderr if arguments.json else None))
+
+
+async def follow_jobs(view: QueueView, names: Mapping[str, str], after: str, console: Any) -> dict[str, JobRecord]:
+    """Show these jobs (id -> name) until all have ended; returns their last records."""
+    follower = Follower(view, after)
+    follower.add(names)
+    records: dict[str, JobRecord] = {}
+    with JobsDisplay(console) as display:
+        display.add(dict(names))
+        async for changed in follower.changes():
+            for record in changed:
+                records[record.task_id] = record
+                display.update(record)
+    return records
+
+
+async def _submit_as_files_arrive(arguments: argparse.Namespace, queue: Queue, defaults: Defaults) -> int:
+    console = console_for(sys.stderr if arguments.json else None)
+    follower = Follower(queue.view, await queue.view.last_event())
+    watch = FolderWatch(arguments.source, arguments.output)
+    console.print(f"Watching {arguments.source}; Ctrl-C ends this, not the jobs.")
+    with JobsDisplay(console) as display:
+        while True:
+            arrived = await asyncio.to_thread(watch.settled)
+            if arrived:
+                submitted = await submit_orders(arrived, queue.store, queue.view, queue.templates, defaults)
+                names = {t.task_id: t.order.name for t in submitted.tracked if t.task_id}
+                follower.add(names)
+                display.add(names)
+                for item in submitted.left_out:
+                    console.print(f"left out: {item.path.name}: {item.reason}")
+            if not follower.live:
+                await asyncio.sleep(WATCH_S)
+                continue
+            async for changed in follower.changes():
+                for record in changed:
+                    display.update(record)
+                    if arguments.json and record.state.is_terminal:
+                        _print_json(record.to_dict())
+                break
+
+
+def _config(arguments: argparse.Namespace) -> dict[str, Value]:
+    """Parameters from --resolution, --engine and --set, the numbers among them as numbers."""
+    config: dict[str, Value] = {}
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise BadJob("--set", f"'{text}' is not NAME=VALUE.")
+        config[name] = _value(value)
+    for name in ("resolution", "engine"):
+        if (value := getattr(arguments, name)) is not None:
+            config[name] = value
+    return config
+
+
+def _value(text: str) -> Value:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+def _batch_id() -> str:
+    return f"batch_{uuid.uuid4().hex[:12]}"
+
+
+def counts_line(submitted: Submitted) -> str:
+    """How many orders led to a job, and how many did not need one."""
+    words = {"made": "queued", "known": "known already", "restarted": "put back", "there": "there already"}
+    counts = {word: sum(t.found == found for t in submitted.tracked) for found, word in words.items()}
+    parts = [f"{count} {word}" for word, count in counts.items() if count]
+    hint = "; --again makes them anew" if counts["there already"] else ""
+    return ", ".join(parts) + hint + "."
+
+
+HEADS = ("video", "result", "wall s", "engine", "instance", "notes")
+
+
+def row_of(tracked: Tracked, record: JobRecord | None) -> tuple[str, ...]:
+    """One line of the closing table."""
+    place = str(tracked.order.output)
+    if record is None:
+        return (place, "there already" if tracked.found == "there" else "no longer kept", "", "", "", "")
+    result = record.result or {}
+    report = result.get("report", {})
+    notes = [record.error] if record.error else [*result.get("warnings", ()), *report.get("notes", ())]
+    seconds = f"{result['seconds']:.1f}" if "seconds" in result else ""
+    return (place, str(record.state), seconds, report.get("engine", ""), result.get("instance", ""), " ".join(notes))
+
+
+def _job_of(tracked: Tracked, records: Mapping[str, JobRecord]) -> dict[str, Any]:
+    record = records.get(tracked.task_id)
+    unknown = {"task_id": tracked.task_id or None, "output": tracked.order.output.as_uri()}
+    return {**(record.to_dict() if record else unknown), "found": tracked.found, "warnings": list(tracked.warnings)}
+
+
+def _status_of(tracked: Sequence[Tracked], records: Mapping[str, JobRecord]) -> int:
+    jobs = [records.get(one.task_id) for one in tracked if one.found != "there"]
+    return 0 if all(job is not None and job.state is State.COMPLETED for job in jobs) else 1
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+async def _status(arguments: argparse.Namespace, queue: Queue) -> int:
+    if arguments.id:
+        record = await queue.view.job(arguments.id)
+        if record is None:
+            raise BadJob("id", f"there is no job '{arguments.id}' in this queue, or it is no longer kept.")
+        if arguments.json:
+            _print_json(record.to_dict())
+        else:
+            _print_job(record)
+        return 0
+    counts, instances = await queue.view.counts(), await queue.view.instances()
+    if arguments.json:
+        _print_json({**counts.__dict__, "queued": counts.queued, "instances": instances})
+        return 0
+    console = console_for()
+    console.print(
+        f"{counts.queued} queued, {counts.running} running, {counts.retrying} waiting for a retry, "
+        f"{counts.dead} in the dead letter; so far {counts.totals.get('completed', 0)} completed, "
+        f"{counts.totals.get('failed', 0)} failed."
+    )
+    for job_class, lanes in counts.waiting.items():
+        for lane, count in lanes.items():
+            if count:
+                console.print(f"  {job_class} {lane}: {count}")
+    if not instances:
+        console.print("No ComfyUI takes jobs from this queue now.")
+    else:
+        rows = [
+            (one["name"], ", ".join(map(str, one.get("tiers", ()))), ", ".join(one.get("engines", ())),
+             one.get("device", ""), one.get("running", ""))
+            for one in instances
+        ]  # fmt: skip
+        print_table(console, ("instance", "tiers", "engines", "device", "running"), rows)
+    return 0
+
+
+def _print_job(record: JobRecord) -> None:
+    console = console_for()
+    console.print(f"{record.task_id}  {record.state}  {record.percent:.0f} %  {record.stage}".rstrip())
+    for name, uri in (("image", record.spec.image), ("audio", record.spec.audio), ("output", record.spec.output)):
+        console.print(f"  {name}: {uri}")
+    for entry in record.history:
+        console.print(f"  attempt {entry['attempt']} on {entry['instance']}: {entry['kind']}: {entry['error']}")
+    if record.error:
+        console.print(f"  error: {record.error}")
+    if record.result:
+        console.print(f"  engine: {record.result.get('report', {}).get('engine', '?')}")
+
+
+async def _list(arguments: argparse.Namespace, queue: Queue) -> int:
+    states = [State(name) for name in arguments.state or State]
+    ids = await queue.view.ids(states, arguments.limit)
+    records = await queue.view.jobs(ids)
+    found = [records[task_id] for task_id in ids if task_id in records]
+    if arguments.json:
+        _print_json([record.to_dict() for record in found])
+        return 0
+    rows = [(r.task_id, str(r.state), f"{r.percent:.0f} %", r.spec.priority, r.spec.name, r.error) for r in found]
+    print_table(console_for(), ("id", "state", "", "priority", "name", "error"), rows)
+    return 0
+
+
+async def _watch(arguments: argparse.Namespace, queue: Queue) -> int:
+    after = await queue.view.last_event()
+    live = [State.QUEUED, State.RUNNING, State.RETRYING]
+    ids = arguments.ids or await queue.view.ids(live, 100_000)
+    known = await queue.view.jobs(ids)
+    unknown = [task_id for task_id in ids if task_id not in known]
+    if unknown:
+        raise BadJob("id", f"there is no job '{unknown[0]}' in this queue, or it is no longer kept.")
+    names = {task_id: record.spec.name or task_id for task_id, record in known.items()}
+    if not arguments.json:
+        records = await follow_jobs(queue.view, names, after, console_for())
+    else:
+        follower = Follower(queue.view, after)
+        follower.add(names)
+        records = {}
+        async for changed in follower.changes():
+            for record in changed:
+                records[record.task_id] = record
+                _print_json(record.to_dict())
+    return 0 if all(record.state is State.COMPLETED for record in records.values()) else 1
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

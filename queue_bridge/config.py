@@ -1,0 +1,167 @@
+"""Every setting of the bridge: from a TOML file and the environment, checked once, at the start.
+
+``SONIC_QUEUE_CONFIG`` names the file; a setting ``lease_s`` in it is overridden by ``SONIC_QUEUE_LEASE_S``. Without a
+``url`` from either, there is no bridge. docs/configuration.md lists the same settings; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from .errors import ConfigError
+from .retry import RetryPolicy
+from .tiers import TIERS
+
+ENVIRONMENT = "SONIC_QUEUE_"
+CONFIG_FILE = "SONIC_QUEUE_CONFIG"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def _setting(default: Any, meaning: str, *, low: float = -math.inf, high: float = math.inf) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One bridge's settings; the names are those of the file. Durations end in their unit."""
+
+    url: str = field(
+        default="",
+        repr=False,  # it may hold a password
+        metadata={"meaning": "the queue's Redis server: redis://, rediss:// or unix:///path; turns the bridge on"},
+    )
+    queue: str = _setting("sonic", "name of the queue; several on one server are kept apart by it")
+    instance: str = _setting("", "name of this ComfyUI in the queue; empty for host-port")
+    roots: tuple[Path, ...] = _setting((), "folders that jobs may read from and write to, besides ComfyUI's own")
+    templates: tuple[Path, ...] = _setting((), "folders with further job templates, besides workflows/api")
+    tiers: tuple[int, ...] = _setting((), "resolution tiers to serve (512, 768, 1024); empty: by the card's memory")
+    lease_s: float = _setting(30.0, "an instance that is silent for so long has lost its job", low=1, high=3600)
+    heartbeat_s: float = _setting(5.0, "how often a lease is renewed; at most a third of it", low=0.1, high=600)
+    retries: int = _setting(3, "further attempts after a failure that may pass", low=0, high=100)
+    backoff_s: float = _setting(60.0, "wait before the first of them, doubled each time", low=0, high=86400)
+    jitter: float = _setting(0.2, "a wait is longer by up to this part, at random", low=0, high=1)
+    crashes: int = _setting(3, "a job whose instance died so often under it has failed", low=1, high=100)
+    priority_share: int = _setting(10, "one of so many turns is a normal job's though priority waits", low=2, high=1000)
+    retention_days: float = _setting(7.0, "an ended job is remembered for so long", low=0.001, high=3650)
+    events_kept: int = _setting(100_000, "about how many events the queue keeps for those who follow it", low=1000)
+    progress_s: float = _setting(0.5, "progress is reported at most this often", low=0.1, high=60)
+
+    @property
+    def prefix(self) -> str:
+        """What every key begins with: the queue's name as the hash tag of a cluster."""
+        return f"{{{self.queue}}}"
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        return RetryPolicy(self.retries, self.backoff_s, self.jitter)
+
+
+def load_settings(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """The settings out of file and environment; ``given`` overrides both.
+
+    Raises ConfigError that names the setting, and where it stands, for a wrong or unknown one.
+    """
+    environment = os.environ if environment is None else environment
+    found: dict[str, tuple[Any, str]] = {}
+    known = {one.name: one for one in dataclasses.fields(Settings)}
+    for name, value in _file_values(environment.get(CONFIG_FILE, "")).items():
+        if name not in known:
+            raise ConfigError(name, f"is no setting; the settings are {', '.join(sorted(known))}.")
+        found[name] = (value, name)
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT) or variable == CONFIG_FILE or not text:
+            continue
+        name = variable.removeprefix(ENVIRONMENT).lower()
+        if name not in known:
+            raise ConfigError(variable, f"is no setting; the settings are {', '.join(sorted(known))}.")
+        found[name] = (text, variable)
+    found |= {name: (value, name) for name, value in given.items() if value is not None}
+    types = get_type_hints(Settings)
+    settings = Settings(**{name: _typed(types[name], *value) for name, value in found.items()})
+    _check(settings, {name: where for name, (_, where) in found.items()})
+    return settings
+
+
+def _file_values(path: str) -> dict[str, Any]:
+    if not path:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(CONFIG_FILE, f"'{path}' cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise ConfigError(CONFIG_FILE, f"'{path}' is no TOML file: {error}.") from error
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """The value as its setting's type; lists in the environment are separated as PATH is (folders) or by commas."""
+    if kind == tuple[Path, ...]:
+        parts = value.split(os.pathsep) if isinstance(value, str) else value
+        return tuple(Path(_text(part, where)) for part in _list(parts, where) if part)
+    if kind == tuple[int, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(_number(int, part, where) for part in _list(parts, where))
+    if kind is str:
+        return _text(value, where)
+    return _number(kind, value, where)
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(where, "is no list.")
+    return list(value)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str | Path):
+        raise ConfigError(where, "is no text.")
+    return str(value)
+
+
+def _number(kind: Any, value: Any, where: str) -> Any:
+    wanted = "whole number" if kind is int else "number"
+    try:
+        if isinstance(value, bool) or (kind is int and isinstance(value, float)):
+            raise ValueError
+        number = kind(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(where, f"'{value}' is no {wanted}.") from error
+    if not math.isfinite(number):
+        raise ConfigError(where, f"'{value}' is no {wanted}.")
+    return number
+
+
+def _check(settings: Settings, places: Mapping[str, str]) -> None:
+    def wrong(name: str, message: str) -> ConfigError:
+        return ConfigError(places.get(name, name), message)
+
+    for one in dataclasses.fields(Settings):
+        value = getattr(settings, one.name)
+        low, high = one.metadata.get("low", -math.inf), one.metadata.get("high", math.inf)
+        if isinstance(value, int | float) and not low <= value <= high:
+            raise wrong(one.name, f"{value:g} is outside {low:g} to {high:g}.")
+    for name, text in (("queue", settings.queue), ("instance", settings.instance or "unnamed")):
+        if not NAME.fullmatch(text):
+            raise wrong(name, f"'{text}' is no name: letters, digits, dots, dashes and underscores.")
+    if settings.heartbeat_s > settings.lease_s / 3:
+        raise wrong("heartbeat_s", f"{settings.heartbeat_s:g} is more than a third of lease_s ({settings.lease_s:g}).")
+    for tier in set(settings.tiers) - set(TIERS):
+        raise wrong("tiers", f"{tier} is not one of {', '.join(map(str, TIERS))}.")
+    for name in ("roots", "templates"):
+        for folder in getattr(settings, name):
+            _check_folder(folder, must_exist=name == "templates", wrong=lambda message, name=name: wrong(name, message))
+
+
+def _check_folder(folder: Path, *, must_exist: bool, wrong: Callable[[str], ConfigError]) -> None:
+    if not folder.is_absolute():
+        raise wrong(f"'{folder}' is no absolute path.")
+    if must_exist and not folder.is_dir():
+        raise wrong(f"the folder '{folder}' is not there.")

@@ -1,0 +1,186 @@
+"""A job: what it asks for, as one JSON object, and what is known of it while it lives."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Literal
+
+from .errors import BadJob
+from .states import State
+
+Priority = Literal["normal", "priority"]
+Value = int | float | str | bool
+CLASS_OF: Mapping[str, str] = MappingProxyType({"priority": "priority", "normal": "pending"})
+DEFAULT_TEMPLATE = "portrait_speaks"
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+# What a client may write; image_url and audio_url are other names of image and audio.
+FIELDS = frozenset(
+    {"task_id", "name", "image", "audio", "image_url", "audio_url", "config", "priority", "workflow", "output", "batch"}
+)
+
+
+def new_job_id() -> str:
+    """A new id such as ``tsk_20261124_7f3a9c0b51de``."""
+    return f"tsk_{datetime.now(UTC):%Y%m%d}_{secrets.token_hex(6)}"
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What a job asks for.
+
+    image, audio, output: URIs (``file:///...``). config: parameters of the template, checked by it.
+    name: for people, such as the video's file name. batch: the id of what was submitted together, or ''.
+    """
+
+    task_id: str
+    image: str
+    audio: str
+    output: str
+    name: str = ""
+    config: Mapping[str, Value] = field(default_factory=dict)
+    priority: Priority = "normal"
+    workflow: str = DEFAULT_TEMPLATE
+    batch: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps({**self.__dict__, "config": dict(self.config)}, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> JobSpec:
+        """A job as a client wrote it. Raises BadJob with the field at fault."""
+        unknown = sorted(set(fields) - FIELDS)
+        if unknown:
+            raise BadJob(unknown[0], f"is no field of a job; the fields are {', '.join(sorted(FIELDS))}.")
+        task_id = _text(fields, "task_id", new_job_id())
+        for name in ("task_id", "batch"):
+            value = _text(fields, name, "")
+            if value and not ID.fullmatch(value):
+                raise BadJob(name, "takes up to 100 letters, digits, dots, dashes and underscores.")
+        config = fields.get("config") or {}
+        if not isinstance(config, Mapping):
+            raise BadJob("config", "is no object with the parameters of the template.")
+        for name, value in config.items():
+            if not isinstance(value, bool | int | float | str):
+                raise BadJob(f"config.{name}", "is no number, text, true or false.")
+        priority = _text(fields, "priority", "normal")
+        if priority not in CLASS_OF:
+            raise BadJob("priority", f"'{priority}' is not one of {', '.join(sorted(CLASS_OF))}.")
+        return cls(
+            task_id=task_id,
+            image=_required(fields, "image", "image_url"),
+            audio=_required(fields, "audio", "audio_url"),
+            output=_required(fields, "output"),
+            name=_text(fields, "name", ""),
+            config=dict(config),
+            priority="priority" if priority == "priority" else "normal",
+            workflow=_text(fields, "workflow", DEFAULT_TEMPLATE),
+            batch=_text(fields, "batch", ""),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> JobSpec:
+        """The job that ``to_json`` wrote; BadJob when it is none."""
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise BadJob("job", f"is no JSON ({error}).") from error
+        if not isinstance(fields, dict):
+            raise BadJob("job", "is no JSON object.")
+        return cls.parse(fields)
+
+
+def _text(fields: Mapping[str, Any], name: str, default: str) -> str:
+    value = fields.get(name, default)
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise BadJob(name, "is no text.")
+    return value
+
+
+def _required(fields: Mapping[str, Any], *names: str) -> str:
+    given = [value for name in names if (value := _text(fields, name, ""))]
+    if len(given) != 1:
+        raise BadJob(names[0], "is missing." if not given else f"is given twice, as {' and as '.join(names)}.")
+    return given[0]
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What the queue knows of a job. Times are seconds since 1970; percent is 0..100 and never goes back.
+
+    attempt: starts so far. failures, crashes, degradations: what its budgets have been used for.
+    history: one entry for each start that did not complete. result: what the completed start reported.
+    """
+
+    task_id: str
+    state: State
+    spec: JobSpec
+    lane: str
+    job_class: str
+    token: int
+    attempt: int
+    failures: int
+    crashes: int
+    degradations: int
+    percent: float
+    stage: str
+    seconds_left: float | None
+    owner: str
+    submitted_s: float
+    started_s: float | None
+    ended_s: float | None
+    error: str
+    error_kind: str
+    staged: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None
+    history: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def from_hash(cls, fields: Mapping[str, str]) -> JobRecord:
+        """The record in a job's hash, as lua/*.lua write it."""
+
+        def seconds(name: str) -> float | None:
+            return int(fields[name]) / 1000 if fields.get(name) else None
+
+        def parsed(name: str) -> Mapping[str, Any] | None:
+            return json.loads(fields[name]) if fields.get(name) else None
+
+        return cls(
+            task_id=fields["id"],
+            state=State(fields["state"]),
+            spec=JobSpec.from_json(fields["spec"]),
+            lane=fields["lane"],
+            job_class=fields["class"],
+            token=int(fields["token"]),
+            attempt=int(fields["attempt"]),
+            failures=int(fields["failures"]),
+            crashes=int(fields["crashes"]),
+            degradations=int(fields["degradations"]),
+            percent=float(fields["percent"]),
+            stage=fields.get("stage", ""),
+            seconds_left=float(fields["seconds_left"]) if fields.get("seconds_left") else None,
+            owner=fields.get("owner", ""),
+            submitted_s=seconds("submitted_ms") or 0.0,
+            started_s=seconds("started_ms"),
+            ended_s=seconds("ended_ms"),
+            error=fields.get("error", ""),
+            error_kind=fields.get("error_kind", ""),
+            staged=parsed("staged"),
+            result=parsed("result"),
+            history=tuple(json.loads(line) for line in fields.get("history", "").splitlines() if line),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``: plain values only."""
+        hidden = {"spec", "staged", "token", "job_class"}
+        plain = {name: value for name, value in self.__dict__.items() if name not in hidden}
+        spec = json.loads(self.spec.to_json())
+        del spec["task_id"]
+        return {**plain, "state": str(self.state), "history": list(self.history), **spec}

@@ -1,0 +1,160 @@
+"""A job's files: inputs into ComfyUI's input folder, the video out to its place, which holds it whole or not at all.
+
+The video is first laid beside its place under a name that only this start uses. Which start's video is the job's is
+then decided in the queue (lua/stage.lua), and only that one is renamed to its place, by whoever comes to do it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from .errors import BadJob, FileUnreachable
+from .job import JobSpec
+
+FOLDER = "sonic"  # below ComfyUI's input and output folders
+
+
+class JobFiles:
+    """roots: the folders that jobs may name. input_directory, output_directory: ComfyUI's own, always allowed."""
+
+    def __init__(self, roots: Iterable[Path], input_directory: Path, output_directory: Path) -> None:
+        self.input_directory = input_directory
+        self.output_directory = output_directory
+        self._roots = tuple(root.resolve() for root in (*roots, input_directory, output_directory))
+
+    def path_of(self, uri: str, field: str) -> Path:
+        """The file that a URI of a job names. Raises BadJob when that is none of the allowed ones."""
+        parts = urlsplit(uri)
+        if parts.scheme != "file":
+            raise BadJob(field, f"'{parts.scheme or uri}' is no kind of address that is taken here; use file:///...")
+        if parts.netloc not in ("", "localhost"):
+            raise BadJob(field, f"the file is on another computer ('{parts.netloc}'); name one that is mounted here.")
+        if "\0" in unquote(parts.path) or parts.query or parts.fragment:
+            raise BadJob(field, "the file's name holds characters that it cannot hold; quote them.")
+        path = Path(url2pathname(parts.path))
+        resolved = path.resolve()
+        if not path.is_absolute() or not any(resolved.is_relative_to(root) for root in self._roots):
+            raise BadJob(
+                field, f"'{path}' lies outside the folders that this instance may use; add its folder to roots."
+            )
+        return resolved
+
+    def fetch(self, spec: JobSpec) -> tuple[str, str]:
+        """Copy picture and sound; returns their names in ComfyUI's input folder.
+
+        Raises BadJob when one is not there, FileUnreachable when its whole folder is away.
+        """
+        folder = self.input_directory / FOLDER / spec.task_id
+        names = []
+        for field, uri in (("image", spec.image), ("audio", spec.audio)):
+            source = self.path_of(uri, field)
+            # By their own names, which people find again in what a node says; ComfyUI reads a name's last [...].
+            place = folder / field / (field if source.name.endswith("]") else source.name)
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, place)
+            except FileNotFoundError as error:
+                if not source.parent.is_dir():
+                    raise FileUnreachable(f"{field}: the folder '{source.parent}' cannot be reached.") from error
+                raise BadJob(field, f"the file '{source}' is not there.") from error
+            except OSError as error:
+                raise FileUnreachable(f"{field}: '{source}' cannot be read: {error.strerror or error}.") from error
+            names.append(f"{FOLDER}/{spec.task_id}/{field}/{place.name}")
+        return names[0], names[1]
+
+    def output_prefix(self, spec: JobSpec, token: int) -> str:
+        """Where the prompt saves its video, below ComfyUI's output folder; no other start saves there."""
+        return f"{FOLDER}/{spec.task_id}/{token}/video"
+
+    def check_output(self, spec: JobSpec) -> Path:
+        """The video's place, before anything is computed. Raises BadJob or FileUnreachable when none can be there."""
+        place = self.path_of(spec.output, "output")
+        if place.suffix.lower() != ".mp4":
+            raise BadJob("output", f"'{place.name}' does not end with .mp4.")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(place, error) from error
+        if place.is_dir():
+            raise BadJob("output", f"'{place}' is a folder.")
+        if not os.access(place.parent, os.W_OK):
+            raise FileUnreachable(f"'{place}' cannot be written: the folder allows no new files.")
+        return place
+
+    def stage(self, produced: Path, spec: JobSpec, token: int) -> dict[str, Any]:
+        """Lay a finished video beside its place, safely on disk; returns what ``publish`` needs."""
+        place = self.check_output(spec)
+        staged = place.with_name(f".{spec.task_id}.{token}.part")
+        try:
+            with contextlib.suppress(OSError):  # another file system: copied below
+                produced.replace(staged)
+            if not staged.exists():
+                shutil.copyfile(produced, staged)
+            with staged.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                staged.unlink(missing_ok=True)
+            raise _unwritable(place, error) from error
+        return {"staged": str(staged), "place": str(place), "sha256": digest, "bytes": staged.stat().st_size}
+
+    def publish(self, staged: Mapping[str, Any]) -> bool:
+        """Rename a staged video to its place; True also when that has been done before.
+
+        False when the video is nowhere, so that it has to be made again. Raises FileUnreachable.
+        """
+        source, place = Path(staged["staged"]), Path(staged["place"])
+        try:
+            if source.exists():
+                source.replace(place)
+                _sync_folder(place.parent)
+            elif not _is_file(place, staged):
+                return False
+            stem = source.name.removesuffix(".part").rpartition(".")[0]
+            for left_behind in place.parent.glob(f"{glob_escape(stem)}.*.part"):
+                left_behind.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(place, error) from error
+        return True
+
+    def tidy(self, task_id: str) -> None:
+        """Remove what a job left in ComfyUI's folders."""
+        for folder in (self.input_directory, self.output_directory):
+            shutil.rmtree(folder / FOLDER / task_id, ignore_errors=True)
+
+
+def glob_escape(text: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", text)
+
+
+def _is_file(place: Path, staged: Mapping[str, Any]) -> bool:
+    """True when the video in its place is the staged one."""
+    if not place.is_file() or place.stat().st_size != staged["bytes"]:
+        return False
+    with place.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == staged["sha256"]
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name is on disk, too, where the system can be asked for that."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # some network file systems refuse
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _unwritable(place: Path, error: OSError) -> FileUnreachable:
+    return FileUnreachable(f"'{place}' cannot be written: {error.strerror or error}.")

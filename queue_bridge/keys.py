@@ -1,0 +1,126 @@
+"""Every Redis key of a queue. A name appears here and nowhere else; the Lua scripts get theirs from ``lua_names``.
+
+A prefix such as ``{sonic}`` is one queue; its braces put all keys into one slot of a cluster, so that a script may
+touch them together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GROUP = "workers"  # the consumer group of every queue stream
+CONSUMER = "bridge"  # one name for all: who runs a job is in the job itself, with its fencing token
+CLASSES = ("priority", "pending")  # in the order in which they are served
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one queue. prefix: begins every key."""
+
+    prefix: str = "{sonic}"
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}:{name}"
+
+    def job(self, job_id: str) -> str:
+        """Hash: everything about one job."""
+        return self._key("job:") + job_id
+
+    def queue(self, job_class: str, lane: str) -> str:
+        """Stream: jobs that wait for their first start. job_class: priority or pending."""
+        return f"{self.prefix}:{job_class}:{lane}"
+
+    def returned(self, job_class: str, lane: str) -> str:
+        """Sorted set by time of submission: jobs that wait for another start; served before their stream."""
+        return self._key("returned:") + f"{job_class}:{lane}"
+
+    def instance(self, name: str) -> str:
+        """Hash with expiry: what an instance says of itself."""
+        return self._key("instance:") + name
+
+    def claim(self, instance: str) -> str:
+        """String: an instance's last claim and its answer, so that asking again claims nothing more."""
+        return self._key("claim:") + instance
+
+    def batch(self, batch_id: str) -> str:
+        """Hash: the counts of the jobs that were submitted together."""
+        return self._key("batch:") + batch_id
+
+    def idempotency(self, key: str) -> str:
+        """String: the job that a repeated submission finds."""
+        return self._key("idempotency:") + key
+
+    @property
+    def leases(self) -> str:
+        """Sorted set: running jobs by the time when their lease runs out."""
+        return self._key("leases")
+
+    @property
+    def delayed(self) -> str:
+        """Sorted set: retrying jobs by the time when they are due."""
+        return self._key("delayed")
+
+    @property
+    def dead(self) -> str:
+        """Sorted set: the dead letter, jobs that failed though another attempt might have passed, by time."""
+        return self._key("dead")
+
+    @property
+    def ended(self) -> str:
+        """Sorted set: jobs in a terminal state by the time of their end."""
+        return self._key("ended")
+
+    @property
+    def events(self) -> str:
+        """Stream, trimmed: every change of state and step of progress."""
+        return self._key("events")
+
+    @property
+    def wake(self) -> str:
+        """Stream, trimmed: an entry whenever something can be claimed; idle instances block on it."""
+        return self._key("wake")
+
+    @property
+    def turns(self) -> str:
+        """Counter: how often both classes waited, for the share of the pending one."""
+        return self._key("turns")
+
+    @property
+    def totals(self) -> str:
+        """Hash: how many jobs ever were submitted, completed, failed and so on."""
+        return self._key("totals")
+
+    @property
+    def instances(self) -> str:
+        """Set: names of instances that have registered; those whose hash is gone are not alive."""
+        return self._key("instances")
+
+    @property
+    def lanes(self) -> str:
+        """Set: every ``class:lane`` that ever held a job, for counting."""
+        return self._key("lanes")
+
+    def lua_names(self) -> str:
+        """Lua source that defines the same names for a script; ``queue`` and others are beginnings of keys."""
+        names = {
+            "JOB": self.job(""),
+            "QUEUE": self._key(""),
+            "RETURNED": self._key("returned:"),
+            "INSTANCE": self.instance(""),
+            "CLAIM": self.claim(""),
+            "BATCH": self.batch(""),
+            "IDEMPOTENCY": self.idempotency(""),
+            "LEASES": self.leases,
+            "DELAYED": self.delayed,
+            "DEAD": self.dead,
+            "ENDED": self.ended,
+            "EVENTS": self.events,
+            "WAKE": self.wake,
+            "TURNS": self.turns,
+            "TOTALS": self.totals,
+            "INSTANCES": self.instances,
+            "LANES": self.lanes,
+            "GROUP": GROUP,
+            "CONSUMER": CONSUMER,
+        }
+        return "".join(f"local {name} = [==[{value}]==]\n" for name, value in names.items())

@@ -1,0 +1,97 @@
+-- What every script shares. Before this come the names of keys.py. A script's arguments begin with
+--   ARGV[1] the time in ms, '' for the server's own clock      ARGV[2] about how many events are kept
+--   ARGV[3] for how many ms an ended job is kept               ARGV[4] crashes after which a job is failed
+-- Every state change happens here, inside one script call, together with its event.
+
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+local EVENTS_KEPT, RETENTION_MS, CRASHES_MAX = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local BATCH_KEPT_MS = 90 * 24 * 3600 * 1000
+local NEXT = {  -- what a running job may become
+  completed = true, failed = true, cancelled = true, retrying = true, queued = true,
+}
+
+local function integer(number) return string.format('%.0f', number) end
+
+local function emit(id, state, cause, ...)
+  redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
+    'job', id, 'state', state, 'cause', cause, 'at', integer(now), ...)
+end
+
+local function wake()
+  redis.call('XADD', WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
+end
+
+-- One line of JSON behind the others: what happened to the job, kept for people.
+local function remember(key, entry)
+  entry.at = now
+  local lines = redis.call('HGET', key, 'history')
+  redis.call('HSET', key, 'history', (lines and lines ~= '') and lines .. '\n' .. cjson.encode(entry) or cjson.encode(entry))
+end
+
+local function count_in_batch(key, state, step)
+  local batch = redis.call('HGET', key, 'batch')
+  if batch and batch ~= '' then
+    redis.call('HINCRBY', BATCH .. batch, state, step)
+    redis.call('PEXPIRE', BATCH .. batch, BATCH_KEPT_MS)
+  end
+end
+
+-- Back into its lane, ahead of what was never started: by the time of its submission.
+local function give_back(id, key, cause)
+  local class, lane, submitted = unpack(redis.call('HMGET', key, 'class', 'lane', 'submitted_ms'))
+  redis.call('HSET', key, 'state', 'queued', 'owner', '', 'stage', '')
+  redis.call('ZADD', RETURNED .. class .. ':' .. lane, submitted, id)
+  redis.call('SADD', LANES, class .. ':' .. lane)
+  emit(id, 'queued', cause)
+  wake()
+end
+
+local function finish(id, key, state, cause, ...)
+  redis.call('HSET', key, 'state', state, 'owner', '', 'ended_ms', integer(now), 'seconds_left', '', ...)
+  redis.call('ZADD', ENDED, now, id)
+  redis.call('HINCRBY', TOTALS, state, 1)
+  redis.call('PEXPIRE', key, RETENTION_MS)
+  local idempotency = redis.call('HGET', key, 'idempotency_key')
+  if idempotency and idempotency ~= '' and redis.call('GET', IDEMPOTENCY .. idempotency) == id then
+    redis.call('PEXPIRE', IDEMPOTENCY .. idempotency, RETENTION_MS)
+  end
+  count_in_batch(key, state, 1)
+  emit(id, state, cause)
+end
+
+-- The instance that ran it is gone: another start, unless that has happened too often.
+local function after_crash(id)
+  local key = JOB .. id
+  redis.call('ZREM', LEASES, id)
+  local state, owner, attempt = unpack(redis.call('HMGET', key, 'state', 'owner', 'attempt'))
+  if state ~= 'running' then return end
+  local crashes = redis.call('HINCRBY', key, 'crashes', 1)
+  local sentence = 'The instance ' .. owner .. ' died or stalled while it ran this job.'
+  remember(key, { attempt = tonumber(attempt), kind = 'crash', instance = owner, error = sentence })
+  if crashes >= CRASHES_MAX then
+    sentence = 'The instances that ran this job died ' .. crashes .. ' times, the last one being ' .. owner ..
+      '; it is not tried again by itself.'
+    redis.call('ZADD', DEAD, now, id)
+    finish(id, key, 'failed', 'instance died too often', 'error', sentence, 'error_kind', 'crash')
+  else
+    give_back(id, key, 'instance died')
+  end
+end
+
+-- What is due: retries whose time has come, jobs whose lease has run out, ended jobs that are no longer kept.
+local function tend()
+  local due = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, 100)
+  for _, id in ipairs(due) do
+    redis.call('ZREM', DELAYED, id)
+    if redis.call('HGET', JOB .. id, 'state') == 'retrying' then give_back(id, JOB .. id, 'due') end
+  end
+  local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)
+  for _, id in ipairs(expired) do after_crash(id) end
+  redis.call('ZREMRANGEBYSCORE', ENDED, '-inf', '(' .. integer(now - RETENTION_MS))
+  redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', '(' .. integer(now - RETENTION_MS))
+  return #due + #expired
+end

@@ -1,0 +1,2 @@
+-- On a timer in every instance, so that nothing waits for somebody to ask. Answers how many jobs moved.
+return tend()

@@ -1,0 +1,149 @@
+"""Runs prompts through the prompt queue of the ComfyUI that this code is part of, without a detour over HTTP.
+
+Uses of ComfyUI: PromptServer (number, prompt_queue, trigger_on_prompt, send_sync), execution.validate_prompt,
+PromptQueue.put, get_history, delete_queue_item, and the interrupt flag. They are the same from 0.3.64 to 0.28 but for
+the queue item, which has grown from five to six values; ``fits`` recognises both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import PromptInterrupted
+from .prompt_events import Graph, Progress, ProgressMeter, PromptResult, outcome, rejection
+
+POLL_S = 1.0  # the history is asked at least this often, should an event be lost
+
+
+class PromptQueueRunner:
+    """One ComfyUI's own queue. Everything here runs on the server's event loop.
+
+    server: PromptServer.instance. validate: execution.validate_prompt. interrupt: sets ComfyUI's interrupt flag.
+    """
+
+    def __init__(self, server: Any, validate: Callable[..., Any], interrupt: Callable[[], None]) -> None:
+        self._server = server
+        self._queue = server.prompt_queue
+        self._validate = validate
+        self._interrupt = interrupt
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listeners: dict[str, Callable[[str, Mapping[str, Any]], None]] = {}
+
+    @staticmethod
+    def fits(server: Any, validate: Callable[..., Any]) -> bool:
+        """True when this ComfyUI has what is used here; else its HTTP interface is the way."""
+        queue = getattr(server, "prompt_queue", None)
+        methods = ("put", "get_history", "delete_queue_item", "get_current_queue", "task_done")
+        return (
+            all(callable(getattr(queue, name, None)) for name in methods)
+            and hasattr(queue, "mutex")
+            and hasattr(queue, "currently_running")
+            and all(hasattr(server, name) for name in ("number", "send_sync", "trigger_on_prompt"))
+            and len(inspect.signature(validate).parameters) == 3
+        )
+
+    def listen(self) -> None:
+        """Hear what ComfyUI tells its clients, from now on."""
+        self._loop = asyncio.get_running_loop()
+        send_sync = self._server.send_sync
+
+        def send_and_tell(event: Any, data: Any, sid: Any = None) -> None:
+            send_sync(event, data, sid)
+            # On the thread that does the work: nothing but a hand-over.
+            if self._listeners and isinstance(data, dict) and data.get("prompt_id") in self._listeners:
+                assert self._loop
+                self._loop.call_soon_threadsafe(self._tell, str(event), dict(data))
+
+        self._server.send_sync = send_and_tell
+
+    async def run(
+        self,
+        graph: Graph,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        weights: Mapping[str, float] | None = None,
+        prompt_id: str | None = None,
+    ) -> PromptResult:
+        """See PromptRunner.run."""
+        prompt_id = prompt_id or str(uuid.uuid4())
+        meter = ProgressMeter(graph, weights)
+        ended = asyncio.Event()
+
+        def hear(event: str, data: Mapping[str, Any]) -> None:
+            progress = meter.feed(event, data)
+            if on_progress:
+                on_progress(progress)
+            # The worker says this after it has written the history.
+            if event == "executing" and data.get("node") is None:
+                ended.set()
+
+        self._listeners[prompt_id] = hear
+        try:
+            await self._put(graph, prompt_id)
+            try:
+                entry = await self._entry(prompt_id, ended)
+            except asyncio.CancelledError:
+                self._stop(prompt_id)
+                raise
+        finally:
+            del self._listeners[prompt_id]
+        return outcome(prompt_id, entry, graph)
+
+    async def _put(self, graph: Graph, prompt_id: str) -> None:
+        """What ComfyUI does with a POST to /prompt, in the same order."""
+        server = self._server
+        asked = {"prompt": copy.deepcopy(dict(graph)), "prompt_id": prompt_id, "extra_data": {}}
+        prompt = server.trigger_on_prompt(asked)["prompt"]
+        replacements = getattr(server, "node_replace_manager", None)
+        if replacements is not None:
+            replacements.apply_replacements(prompt)
+        valid, error, outputs, node_errors = await self._validate(prompt_id, prompt, None)
+        if not valid:
+            raise rejection({"error": error, "node_errors": node_errors}, graph)
+        # In line with what people queue in the browser. A client of its own: without one ComfyUI would keep some
+        # events to itself and send others to everybody.
+        number = server.number
+        server.number += 1
+        extra = {"client_id": f"bridge-{prompt_id}", "create_time": int(time.time() * 1000)}
+        item: tuple[Any, ...] = (number, prompt_id, prompt, extra, outputs)
+        if "process_item" in inspect.signature(self._queue.task_done).parameters:
+            item = (*item, {})  # secrets that ComfyUI keeps apart
+        self._queue.put(item)
+
+    async def _entry(self, prompt_id: str, ended: asyncio.Event) -> dict[str, Any]:
+        while True:
+            known = self._is_known(prompt_id)  # asked first: it may end between the two questions
+            entry = self._queue.get_history(prompt_id=prompt_id).get(prompt_id)
+            if entry:
+                return dict(entry)
+            if not known:
+                raise PromptInterrupted("Somebody took the prompt out of ComfyUI's queue.")
+            try:
+                await asyncio.wait_for(ended.wait(), POLL_S)
+            except TimeoutError:
+                continue
+            await asyncio.sleep(0)
+
+    def _is_known(self, prompt_id: str) -> bool:
+        with self._queue.mutex:
+            running = [item[1] for item in self._queue.currently_running.values()]
+            return prompt_id in running or any(item[1] == prompt_id for item in self._queue.queue)
+
+    def _stop(self, prompt_id: str) -> None:
+        """Take a prompt out of the queue, or interrupt it where it runs, and no other one."""
+        if self._queue.delete_queue_item(lambda item: item[1] == prompt_id):
+            return
+        with self._queue.mutex:  # held, so that the next prompt cannot start in between
+            if any(item[1] == prompt_id for item in self._queue.currently_running.values()):
+                self._interrupt()
+
+    def _tell(self, event: str, data: Mapping[str, Any]) -> None:
+        listener = self._listeners.get(data["prompt_id"])
+        if listener:
+            listener(event, data)

@@ -1,0 +1,41 @@
+"""The Lua scripts: their source, and the arguments that all of them begin with. Knows no connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .config import Settings
+from .keys import Keys
+
+FOLDER = Path(__file__).with_name("lua")
+NAMES = ("submit", "claim", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend")
+Argument = str | int | float
+
+
+class Scripts:
+    """The scripts of one queue. clock: seconds since 1970, for tests; the server's own clock without."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] | None = None) -> None:
+        self.keys = Keys(settings.prefix)
+        self._clock = clock
+        self._limits: tuple[Argument, ...] = (
+            settings.events_kept,
+            int(settings.retention_days * 86_400_000),
+            settings.crashes,
+        )
+
+    def source(self, name: str) -> str:
+        """The whole text of a script: key names, what is shared, the script itself."""
+        parts = [(FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name)]
+        return "\n".join([self.keys.lua_names(), *parts])
+
+    def arguments(self, *values: Argument) -> list[Argument]:
+        """ARGV of a script whose own arguments are these."""
+        now = "" if self._clock is None else f"{self._clock() * 1000:.0f}"
+        return [now, *self._limits, *values]
+
+    @property
+    def routing_key(self) -> str:
+        """KEYS[1]: a cluster finds the queue's slot by it."""
+        return self.keys.leases

@@ -1,0 +1,182 @@
+"""Every change of the queue in Redis, each as one atomic script; queue_view.py reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from .config import Settings
+from .errors import LeaseLost
+from .job import CLASS_OF, JobRecord, JobSpec
+from .redis_connection import as_queue_error
+from .retry import Verdict
+from .scripts import NAMES, Argument, Scripts
+from .states import State
+from .tiers import lane_of
+
+JOBS_A_CALL = 500  # keeps one script under about 10 ms
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job to be queued. tier: of its resolution; idempotency_key: '' for none."""
+
+    spec: JobSpec
+    tier: int
+    engine: str = "auto"
+    idempotency_key: str = ""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What a submission led to. made: false when the job was there before."""
+
+    task_id: str
+    made: bool
+    state: State
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Nothing can be claimed now. wake_id: where to wait from. due_s: until a job is due by itself, or None."""
+
+    wake_id: str
+    due_s: float | None
+
+
+class Unregistered(Exception):
+    """Raised when an instance claims that the queue does not know, or no longer."""
+
+
+class Store:
+    """One queue in one Redis server. Raises QueueUnavailable when that does not answer; every call may be repeated."""
+
+    def __init__(self, client: Redis, settings: Settings, *, clock: Callable[[], float] | None = None) -> None:
+        self.client = client
+        self.settings = settings
+        self.scripts = Scripts(settings, clock)
+        self.keys = self.scripts.keys
+        self._registered = {name: client.register_script(self.scripts.source(name)) for name in NAMES}
+
+    async def submit(self, submissions: Sequence[Submission], *, again: bool = False) -> list[Submitted]:
+        """Queue jobs, in order; a known idempotency key or id finds the job that is there.
+
+        again: where that job has ended, make another in its place.
+        """
+        answers: list[Submitted] = []
+        for start in range(0, len(submissions), JOBS_A_CALL):
+            values: list[Argument] = [int(again)]
+            for one in submissions[start : start + JOBS_A_CALL]:
+                lane = lane_of(one.tier, one.engine)
+                job_class = CLASS_OF[one.spec.priority]
+                values += [one.spec.task_id, one.idempotency_key, job_class, lane, one.spec.batch, one.spec.to_json()]
+            found = await self._call("submit", *values)
+            answers += [Submitted(task_id, bool(made), State(state)) for task_id, made, state in found]
+        return answers
+
+    async def known(self, idempotency_key: str) -> str | None:
+        """The job that a submission with this key would find, or None."""
+        found: str | None = await self._guarded(self.client.get(self.keys.idempotency(idempotency_key)))
+        return found
+
+    async def claim(
+        self, instance: str, boot: str, lanes: Sequence[str], *, claim_id: str | None = None
+    ) -> JobRecord | Idle:
+        """Start the next job for an instance, or say how long there is none.
+
+        claim_id: the same one asks again after an answer was lost. Raises Unregistered.
+        """
+        lease_ms = round(self.settings.lease_s * 1000)
+        values = (instance, boot, claim_id or uuid.uuid4().hex, lease_ms, self.settings.priority_share, *lanes)
+        answer = await self._call("claim", *values)
+        if answer[0] == "unregistered":
+            raise Unregistered(instance)
+        if answer[0] == "none":
+            return Idle(answer[1], answer[2] / 1000 if answer[2] >= 0 else None)
+        return JobRecord.from_hash(await self._guarded(self.client.hgetall(self.keys.job(answer[1]))))
+
+    async def sleep(self, idle: Idle, timeout_s: float) -> None:
+        """Return when something may be claimed again, at the latest after ``timeout_s``."""
+        limit_s = timeout_s if idle.due_s is None else min(timeout_s, idle.due_s + 0.005)
+        await self._guarded(self.client.xread({self.keys.wake: idle.wake_id}, block=max(1, round(limit_s * 1000))))
+
+    async def progress(self, job: JobRecord, percent: float, stage: str, seconds_left: float | None) -> None:
+        """Report on a running job. Raises LeaseLost."""
+        left = "" if seconds_left is None else f"{seconds_left:.1f}"
+        await self._owned("progress", job, f"{percent:.1f}", stage, left)
+
+    async def renew(self, job: JobRecord) -> None:
+        """Lengthen the lease of a running job. Raises LeaseLost."""
+        await self._owned("renew", job, round(self.settings.lease_s * 1000))
+
+    async def stage(self, job: JobRecord, result: Mapping[str, Any]) -> None:
+        """Choose this start's result as the job's; it is to be published next. Raises LeaseLost."""
+        await self._owned("stage", job, _json(result))
+
+    async def complete(self, job: JobRecord, result: Mapping[str, Any]) -> None:
+        """Commit the one result of a job. Raises LeaseLost."""
+        values = ("", "", "", "", _json(result), 0, "", "")
+        await self._owned("settle", job, State.COMPLETED.value, "completed", *values)
+
+    async def settle(
+        self, job: JobRecord, verdict: Verdict, error: str = "", kind: str = "", instance: str = ""
+    ) -> None:
+        """End a start that did not complete. error: the sentence for people. Raises LeaseLost."""
+        await self._owned("settle", job, *settlement(job, verdict, error, kind, instance))
+
+    async def restart(self, task_id: str) -> Literal["ok", "missing"] | State:
+        """Put a failed or cancelled job back, with all its attempts; answers its state when it is in another one."""
+        answer = await self._call("restart", task_id)
+        return answer if answer in ("ok", "missing") else State(answer)
+
+    async def tend(self) -> int:
+        """Move what is due and what has lost its lease; returns how many jobs that were."""
+        return int(await self._call("tend"))
+
+    async def close(self) -> None:
+        await self.client.aclose()
+
+    async def _owned(self, name: str, job: JobRecord, *values: Argument) -> None:
+        answer = await self._call(name, job.task_id, job.token, *values)
+        if answer != "ok":
+            raise LeaseLost(f"The job {job.task_id} belongs to another instance now, or is no longer there.")
+
+    async def _call(self, name: str, *values: Argument) -> Any:
+        script = self._registered[name]
+        return await self._guarded(script(keys=[self.scripts.routing_key], args=self.scripts.arguments(*values)))
+
+    async def _guarded(self, call: Any) -> Any:
+        """Await a command; whatever Redis or the network says becomes QueueUnavailable."""
+        try:
+            return await call
+        except (RedisError, OSError, asyncio.IncompleteReadError) as error:
+            raise as_queue_error(error, self.settings.url) from error
+
+
+def settlement(job: JobRecord, verdict: Verdict, error: str, kind: str, instance: str) -> tuple[Argument, ...]:
+    """The own arguments of lua/settle.lua from the new state on, for a start that did not complete."""
+    entry = {"attempt": job.attempt, "kind": kind, "instance": instance, "error": error}
+    lane = lane_of(verdict.tier, str(job.spec.config.get("engine", "auto"))) if verdict.tier else ""
+    return (
+        verdict.state.value,
+        verdict.cause,
+        round(verdict.delay_s * 1000),
+        lane,
+        error,
+        kind,
+        "",
+        int(verdict.dead_letter),
+        verdict.counter,
+        _json(entry) if error else "",
+    )
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
