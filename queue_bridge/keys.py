@@ -31,7 +31,7 @@ class Keys:
         return f"{self.prefix}:{job_class}:{lane}"
 
     def returned(self, job_class: str, lane: str) -> str:
-        """Sorted set by time of submission: jobs that wait for another start; served before their stream."""
+        """Sorted set in the order of submission: jobs that wait for another start; served before their stream."""
         return self._key("returned:") + f"{job_class}:{lane}"
 
     def instance(self, name: str) -> str:

@@ -14,18 +14,7 @@ end
 
 tend()
 
-local function parts(id)
-  local ms, sequence = string.match(id, '(%d+)-(%d+)')
-  return tonumber(ms), tonumber(sequence)
-end
-
-local function older(a, b)
-  local a_ms, a_sequence = parts(a)
-  local b_ms, b_sequence = parts(b)
-  return a_ms < b_ms or (a_ms == b_ms and a_sequence < b_sequence)
-end
-
--- The oldest entry of a stream that was never handed out, or nil.
+-- The place of the first entry of a stream that was never handed out, or nil.
 local function head(stream)
   if redis.call('EXISTS', stream) == 0 then return nil end
   local groups = redis.call('XINFO', 'GROUPS', stream)
@@ -38,12 +27,12 @@ local function head(stream)
     for at = 1, #group, 2 do facts[group[at]] = group[at + 1] end
     if facts.name == GROUP then
       local entries = redis.call('XRANGE', stream, '(' .. facts['last-delivered-id'], '+', 'COUNT', 1)
-      return entries[1] and entries[1][1]
+      return entries[1] and tonumber(entries[1][2][4])
     end
   end
 end
 
--- Takes a job out of one class, the returned ones first, else the lane whose next one waits longest.
+-- Takes a job out of one class, the returned ones first, else out of the lane whose next one was submitted first.
 local function take(class)
   local best, best_score, best_key
   for at = 10, #ARGV do
@@ -57,11 +46,11 @@ local function take(class)
     redis.call('ZREM', best_key, best)
     return best
   end
-  local stream, oldest
+  local stream, first_place
   for at = 10, #ARGV do
     local candidate = QUEUE .. class .. ':' .. ARGV[at]
-    local id = head(candidate)
-    if id and (not oldest or older(id, oldest)) then stream, oldest = candidate, id end
+    local place = head(candidate)
+    if place and (not first_place or place < first_place) then stream, first_place = candidate, place end
   end
   if not stream then return nil end
   local read = redis.call('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', 1, 'STREAMS', stream, '>')

@@ -40,11 +40,11 @@ local function count_in_batch(key, state, step)
   end
 end
 
--- Back into its lane, ahead of what was never started: by the time of its submission.
+-- Back into its lane, ahead of what was never started, in the order of submission.
 local function give_back(id, key, cause)
-  local class, lane, submitted = unpack(redis.call('HMGET', key, 'class', 'lane', 'submitted_ms'))
+  local class, lane, place = unpack(redis.call('HMGET', key, 'class', 'lane', 'place'))
   redis.call('HSET', key, 'state', 'queued', 'owner', '', 'stage', '')
-  redis.call('ZADD', RETURNED .. class .. ':' .. lane, submitted, id)
+  redis.call('ZADD', RETURNED .. class .. ':' .. lane, place, id)
   redis.call('SADD', LANES, class .. ':' .. lane)
   emit(id, 'queued', cause)
   wake()

@@ -2,7 +2,7 @@
 -- id, idempotency key or '', class, lane, batch or '', spec (JSON).
 -- Answers for each {id, 1 when it was made now, state}. Repeating the call makes nothing twice.
 local again = ARGV[5] == '1'
-local answers, made = {}, 0
+local answers, made = {}, false
 for at = 6, #ARGV, 6 do
   local id, idempotency, class, lane, batch, spec = unpack(ARGV, at, at + 5)
   local known = id
@@ -14,8 +14,9 @@ for at = 6, #ARGV, 6 do
   if state and not (again and ended and known ~= id) then
     answers[#answers + 1] = { known, 0, state }
   else
+    local place = redis.call('HINCRBY', TOTALS, 'submitted', 1)  -- in the order of all submissions, over all lanes
     redis.call('HSET', JOB .. id, 'id', id, 'spec', spec, 'state', 'queued', 'class', class, 'lane', lane,
-      'batch', batch, 'idempotency_key', idempotency, 'submitted_ms', integer(now), 'token', 0, 'attempt', 0,
+      'batch', batch, 'idempotency_key', idempotency, 'submitted_ms', integer(now), 'place', place, 'token', 0, 'attempt', 0,
       'failures', 0, 'crashes', 0, 'degradations', 0, 'percent', 0, 'stage', '', 'owner', '')
     if idempotency ~= '' then redis.call('SET', IDEMPOTENCY .. idempotency, id) end
     if batch ~= '' then
@@ -23,15 +24,12 @@ for at = 6, #ARGV, 6 do
       redis.call('HINCRBY', BATCH .. batch, 'total', 1)
       redis.call('PEXPIRE', BATCH .. batch, BATCH_KEPT_MS)
     end
-    redis.call('XADD', QUEUE .. class .. ':' .. lane, '*', 'job', id)
+    redis.call('XADD', QUEUE .. class .. ':' .. lane, '*', 'job', id, 'place', place)
     redis.call('SADD', LANES, class .. ':' .. lane)
     emit(id, 'queued', 'submitted')
-    made = made + 1
+    made = true
     answers[#answers + 1] = { id, 1, 'queued' }
   end
 end
-if made > 0 then
-  redis.call('HINCRBY', TOTALS, 'submitted', made)
-  wake()
-end
+if made then wake() end
 return answers

@@ -1,0 +1,376 @@
+"""The queue's promises, on a real server: one owner, one result, order, budgets, and calls that may be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.errors import LeaseLost
+from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, new_job_id
+from comfyui_sonic.queue_bridge.queue_view import QueueView
+from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.retry import FailureKind, Verdict, judge
+from comfyui_sonic.queue_bridge.states import State
+from comfyui_sonic.queue_bridge.store import Idle, Store, Submission, Unregistered
+
+LANES = ("512", "768", "1024")
+
+
+@dataclass
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now_s: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@dataclass
+class Bench:
+    """One queue of its own on the shared server, and the hands of several instances."""
+
+    store: Store
+    view: QueueView
+    clock: Clock
+    settings: Settings
+    boots: dict[str, str] = field(default_factory=dict)
+
+    async def register(self, name: str, boot: str = "boot-1", *, known_dead: bool = False) -> list[object]:
+        self.boots[name] = boot
+        values = (name, boot, "host", 1, round(self.settings.lease_s * 1000), int(known_dead))
+        answer: list[object] = await self.store._call("register", *values)
+        return answer
+
+    async def claim(self, name: str = "a", lanes: tuple[str, ...] = LANES, claim_id: str | None = None) -> JobRecord:
+        answer = await self.ask(name, lanes, claim_id)
+        assert isinstance(answer, JobRecord)
+        return answer
+
+    async def ask(
+        self, name: str = "a", lanes: tuple[str, ...] = LANES, claim_id: str | None = None
+    ) -> JobRecord | Idle:
+        return await self.store.claim(name, self.boots[name], lanes, claim_id=claim_id)
+
+    async def submit(
+        self, count: int = 1, priority: Priority = "normal", tier: int = 512, engine: str = "auto"
+    ) -> list[str]:
+        jobs = [Submission(spec(priority), tier, engine) for _ in range(count)]
+        return [answer.task_id for answer in await self.store.submit(jobs)]
+
+    async def state(self, task_id: str) -> State:
+        record = await self.view.job(task_id)
+        assert record
+        return record.state
+
+
+def spec(priority: Priority = "normal", batch: str = "") -> JobSpec:
+    return JobSpec(new_job_id(), "file:///a.png", "file:///a.wav", "file:///a.mp4", priority=priority, batch=batch)
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    settings = Settings(url=redis_url, queue=f"test-{new_job_id()}", lease_s=30.0, crashes=3, priority_share=10)
+    clock = Clock()
+    store = Store(connect(redis_url), settings, clock=clock)
+    made = Bench(store, QueueView(store.client, store.keys, redis_url), clock, settings)
+    await made.register("a")
+    await made.register("b")
+    yield made
+    await store.close()
+
+
+async def test_jobs_start_in_the_order_of_their_submission_over_all_tiers(bench: Bench) -> None:
+    expected = [
+        *await bench.submit(tier=1024),
+        *await bench.submit(tier=512),
+        *await bench.submit(tier=768),
+        *await bench.submit(tier=512),
+    ]
+    assert [(await bench.claim()).task_id for _ in expected] == expected
+
+
+async def test_a_priority_job_starts_before_every_waiting_one(bench: Bench) -> None:
+    await bench.submit(5)
+    (urgent,) = await bench.submit(priority="priority", tier=1024)
+    assert (await bench.claim()).task_id == urgent
+
+
+async def test_one_turn_in_ten_is_a_normal_jobs_while_priority_waits(bench: Bench) -> None:
+    await bench.submit(40)
+    await bench.submit(40, priority="priority")
+    order = [(await bench.claim()).spec.priority for _ in range(30)]
+    assert order.count("normal") == 3
+    assert order[:9] == ["priority"] * 9
+
+
+async def test_an_instance_gets_only_what_it_serves_and_the_rest_waits(bench: Bench) -> None:
+    (large,) = await bench.submit(tier=1024)
+    (sonic,) = await bench.submit(tier=512, engine="sonic")
+    assert isinstance(await bench.ask(lanes=("512", "768")), Idle)
+    assert (await bench.claim(lanes=("512", "512-sonic"))).task_id == sonic
+    assert (await bench.claim(lanes=("1024",))).task_id == large
+
+
+async def test_two_instances_never_get_the_same_job(bench: Bench) -> None:
+    submitted = await bench.submit(60)
+    claimed = await asyncio.gather(*(bench.claim("ab"[number % 2]) for number in range(60)))
+    assert sorted(job.task_id for job in claimed) == sorted(submitted)
+
+
+async def test_a_claim_whose_answer_was_lost_claims_nothing_more(bench: Bench) -> None:
+    await bench.submit(2)
+    first = await bench.claim(claim_id="same")
+    again = await bench.claim(claim_id="same")
+    assert (again.task_id, again.token, again.attempt) == (first.task_id, first.token, 1)
+    assert (await bench.claim(claim_id="next")).task_id != first.task_id
+
+
+async def test_a_submission_may_be_repeated(bench: Bench) -> None:
+    jobs = [Submission(spec(), 512, idempotency_key=f"key-{number}") for number in range(3)]
+    first = await bench.store.submit(jobs)
+    assert [answer.made for answer in first] == [True] * 3
+    assert [answer.made for answer in await bench.store.submit(jobs)] == [False] * 3
+    others = [replace(job, spec=spec()) for job in jobs]
+    found = await bench.store.submit(others)
+    assert [(answer.task_id, answer.made) for answer in found] == [(answer.task_id, False) for answer in first]
+    assert (await bench.view.counts()).queued == 3
+
+
+async def test_the_same_order_can_be_made_again_only_when_its_job_has_ended(bench: Bench) -> None:
+    job = Submission(spec(), 512, idempotency_key="key")
+    (first,) = await bench.store.submit([job])
+    (while_queued,) = await bench.store.submit([replace(job, spec=spec())], again=True)
+    assert (while_queued.task_id, while_queued.made) == (first.task_id, False)
+    await bench.store.complete(await bench.claim(), {})
+    (anew,) = await bench.store.submit([replace(job, spec=spec())], again=True)
+    assert anew.made
+    assert anew.task_id != first.task_id
+    (found,) = await bench.store.submit([replace(job, spec=spec())])
+    assert (found.task_id, found.made) == (anew.task_id, False)
+
+
+async def test_a_result_is_committed_once_and_the_commit_may_be_repeated(bench: Bench) -> None:
+    await bench.submit()
+    job = await bench.claim()
+    await bench.store.complete(job, {"output": "first"})
+    await bench.store.complete(job, {"output": "second"})
+    record = await bench.view.job(job.task_id)
+    assert record
+    assert (record.state, record.percent, record.result) == (State.COMPLETED, 100.0, {"output": "first"})
+
+
+async def test_a_paused_owner_can_do_nothing_to_a_job_that_another_has(bench: Bench) -> None:
+    await bench.submit()
+    paused = await bench.claim("a")
+    bench.clock.pass_s(31)
+    owner = await bench.claim("b")
+    assert (owner.task_id, owner.token) == (paused.task_id, paused.token + 1)
+    verdict = judge(FailureKind.MAY_PASS, failures=0, tier=512, policy=bench.settings.retry_policy)
+    for call in (
+        bench.store.complete(paused, {"output": "stale"}),
+        bench.store.stage(paused, {"staged": "stale"}),
+        bench.store.progress(paused, 99.0, "stale", None),
+        bench.store.renew(paused),
+        bench.store.settle(paused, verdict, "stale"),
+    ):
+        with pytest.raises(LeaseLost):
+            await call
+    await bench.store.complete(owner, {"output": "fresh"})
+    record = await bench.view.job(owner.task_id)
+    assert record
+    assert record.result == {"output": "fresh"}
+
+
+async def test_a_renewed_lease_does_not_run_out(bench: Bench) -> None:
+    await bench.submit()
+    job = await bench.claim("a")
+    for _ in range(5):
+        bench.clock.pass_s(20)
+        await bench.store.renew(job)
+        await bench.store.tend()
+    assert await bench.state(job.task_id) is State.RUNNING
+    assert isinstance(await bench.ask("b"), Idle)
+
+
+async def test_an_orphan_is_found_behind_any_number_of_live_jobs(bench: Bench) -> None:
+    await bench.submit(50)
+    jobs = [await bench.claim("a") for _ in range(50)]
+    bench.clock.pass_s(20)
+    for job in jobs[:-1]:
+        await bench.store.renew(job)
+    bench.clock.pass_s(11)
+    assert (await bench.claim("b")).task_id == jobs[-1].task_id
+
+
+async def test_a_job_that_came_back_starts_before_what_never_started(bench: Bench) -> None:
+    first, *_ = await bench.submit(4)
+    assert (await bench.claim("a")).task_id == first
+    bench.clock.pass_s(31)
+    assert (await bench.claim("b")).task_id == first
+
+
+async def test_a_job_under_which_three_instances_died_is_a_dead_letter_that_says_so(bench: Bench) -> None:
+    (poison,) = await bench.submit()
+    for name in "aba":
+        assert (await bench.claim(name)).task_id == poison
+        bench.clock.pass_s(31)
+        await bench.register("a"), await bench.register("b")
+    assert isinstance(await bench.ask(), Idle)
+    record = await bench.view.job(poison)
+    assert record
+    assert (record.state, record.crashes, record.failures) == (State.FAILED, 3, 0)
+    assert record.error == (
+        "The instances that ran this job died 3 times, the last one being a; it is not tried again by itself."
+    )
+    assert [entry["kind"] for entry in record.history] == ["crash"] * 3
+    assert (await bench.view.counts()).dead == 1
+
+
+async def test_a_failure_that_may_pass_is_tried_again_when_it_is_due_and_then_lies_in_the_dead_letter(
+    bench: Bench,
+) -> None:
+    (task_id,) = await bench.submit()
+    for failures in range(4):
+        job = await bench.claim()
+        assert (job.task_id, job.failures, job.attempt) == (task_id, failures, failures + 1)
+        verdict = judge(FailureKind.MAY_PASS, failures=failures, tier=512, policy=bench.settings.retry_policy)
+        await bench.store.settle(job, verdict, f"error {failures}", "may pass", "a")
+        if failures < 3:
+            assert await bench.state(task_id) is State.RETRYING
+            bench.clock.pass_s(verdict.delay_s - 0.1)
+            idle = await bench.ask()
+            assert isinstance(idle, Idle)
+            assert idle.due_s == pytest.approx(0.1, abs=0.02)
+            bench.clock.pass_s(0.2)
+            await bench.register("a")
+    record = await bench.view.job(task_id)
+    assert record
+    assert (record.state, record.error) == (State.FAILED, "error 3")
+    assert [entry["error"] for entry in record.history] == [f"error {number}" for number in range(4)]
+    assert (await bench.view.counts()).dead == 1
+    assert await bench.store.restart(task_id) == "ok"
+    assert (await bench.view.counts()).dead == 0
+    job = await bench.claim()
+    assert (job.task_id, job.failures, job.error) == (task_id, 0, "")
+
+
+async def test_bad_input_fails_at_once_and_is_no_dead_letter(bench: Bench) -> None:
+    (task_id,) = await bench.submit()
+    verdict = judge(FailureKind.BAD_INPUT, failures=0, tier=512, policy=bench.settings.retry_policy)
+    await bench.store.settle(await bench.claim(), verdict, "No face.", "bad input", "a")
+    assert await bench.state(task_id) is State.FAILED
+    assert (await bench.view.counts()).dead == 0
+
+
+async def test_out_of_memory_moves_a_job_to_the_lane_below(bench: Bench) -> None:
+    (task_id,) = await bench.submit(tier=1024, engine="auto")
+    await bench.submit(3, tier=768)
+    job = await bench.claim()
+    verdict = judge(FailureKind.OUT_OF_MEMORY, failures=0, tier=1024, policy=bench.settings.retry_policy)
+    await bench.store.settle(job, verdict, "CUDA out of memory.", "out of memory", "a")
+    again = await bench.claim(lanes=("512", "768"))
+    assert (again.task_id, again.lane, again.degradations, again.failures) == (task_id, "768", 1, 0)
+
+
+async def test_giving_a_job_back_takes_nothing_from_its_budgets(bench: Bench) -> None:
+    await bench.submit()
+    job = await bench.claim()
+    await bench.store.settle(job, Verdict(State.QUEUED, "given back"))
+    again = await bench.claim("b")
+    assert (again.task_id, again.failures, again.crashes, again.history) == (job.task_id, 0, 0, ())
+
+
+async def test_percent_never_goes_back_not_even_with_another_start(bench: Bench) -> None:
+    await bench.submit()
+    job = await bench.claim()
+    for percent in (10.0, 40.0, 30.0):
+        await bench.store.progress(job, percent, "Make frames", 3.0)
+    await bench.store.settle(job, Verdict(State.QUEUED, "given back"))
+    again = await bench.claim()
+    await bench.store.progress(again, 5.0, "Fetch", None)
+    record = await bench.view.job(job.task_id)
+    assert record
+    assert (record.percent, record.stage, record.seconds_left) == (40.0, "Fetch", None)
+
+
+async def test_a_second_instance_of_one_name_takes_nothing_until_the_first_is_silent(bench: Bench) -> None:
+    await bench.submit()
+    job = await bench.claim("a")
+    assert await bench.register("a", "boot-2") == ["taken", "host", "1"]
+    with pytest.raises(Unregistered):
+        await bench.ask("a")
+    assert await bench.register("a", "boot-2", known_dead=True) == ["ok", 1]
+    assert (await bench.claim("a")).task_id == job.task_id, "what its predecessor ran is taken up at once"
+
+
+async def test_what_an_instance_is_told_to_wait_for_wakes_it(bench: Bench) -> None:
+    idle = await bench.ask()
+    assert isinstance(idle, Idle)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    waiting = asyncio.create_task(bench.store.sleep(idle, 5.0))
+    await asyncio.sleep(0.05)
+    await bench.submit()
+    await waiting
+    assert loop.time() - started < 1.0
+
+
+async def test_nothing_is_missed_between_the_question_and_the_sleep(bench: Bench) -> None:
+    idle = await bench.ask()
+    assert isinstance(idle, Idle)
+    await bench.submit()
+    await asyncio.wait_for(bench.store.sleep(idle, 60.0), 1.0)
+
+
+async def test_a_stream_holds_what_waits_for_its_first_start_and_its_lag_says_so(bench: Bench) -> None:
+    await bench.submit(5)
+    await bench.claim()
+    assert await bench.view.lag("pending", "512") == 4
+    assert (await bench.view.counts()).waiting["pending"] == {"512": 4}
+    for _ in range(4):
+        await bench.store.complete(await bench.claim(), {})
+    assert await bench.view.lag("pending", "512") == 0
+
+
+async def test_a_batch_counts_its_jobs(bench: Bench) -> None:
+    await bench.store.submit([Submission(spec(batch="b"), 512) for _ in range(3)])
+    await bench.store.complete(await bench.claim(), {})
+    verdict = judge(FailureKind.BAD_INPUT, failures=0, tier=512, policy=bench.settings.retry_policy)
+    await bench.store.settle(await bench.claim(), verdict, "No face.")
+    counts = await bench.view.batch("b")
+    assert (counts["total"], counts["completed"], counts["failed"]) == (3, 1, 1)
+
+
+async def test_an_ended_job_is_forgotten_after_its_time_and_its_key_with_it(bench: Bench) -> None:
+    await bench.store.submit([Submission(spec(), 512, idempotency_key="key")])
+    job = await bench.claim()
+    await bench.store.complete(job, {})
+    client, keys = bench.store.client, bench.store.keys
+    day_ms = 24 * 3600 * 1000
+    for key in (keys.job(job.task_id), keys.idempotency("key")):
+        assert 6.9 * day_ms < await client.pttl(key) <= 7 * day_ms
+    bench.clock.pass_s(7.1 * 24 * 3600)
+    await bench.store.tend()
+    assert await client.zcard(keys.ended) == 0
+
+
+async def test_every_change_is_an_event(bench: Bench) -> None:
+    after = await bench.view.last_event()
+    (task_id,) = await bench.submit()
+    job = await bench.claim()
+    await bench.store.progress(job, 50.0, "Make frames", 2.0)
+    await bench.store.complete(job, {})
+    events, _ = await bench.view.events(after, 0.1)
+    assert [(event["state"], event["cause"]) for event in events if event["job"] == task_id] == [
+        ("queued", "submitted"),
+        ("running", "claimed"),
+        ("running", "progress"),
+        ("completed", "completed"),
+    ]
