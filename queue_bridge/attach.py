@@ -24,13 +24,12 @@ from .prompt_events import PromptRunner, SavedFile
 from .prompt_queue import PromptQueueRunner
 from .redis_connection import connect, safe_url
 from .store import Store
-from .templates import load_templates
+from .templates import SHIPPED, load_templates
 from .tiers import TIERS, lanes_of
 from .worker import Worker
 
 log = logging.getLogger("sonic.attach")
 
-TEMPLATES = Path(__file__).resolve().parent.parent / "workflows" / "api"
 LARGEST_TIER_BYTES = 7.5 * 2**30  # a card sold as 8 GB serves the largest tier
 
 
@@ -63,7 +62,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str]) -> Non
     arguments = importlib.import_module("comfy.cli_args").args
     devices = importlib.import_module("comfy.model_management")
     identity = Identity(settings.instance or f"{platform.node() or 'comfyui'}-{arguments.port}")
-    templates = load_templates((TEMPLATES, *settings.templates))
+    templates = load_templates((SHIPPED, *settings.templates))
     tiers = settings.tiers or _tiers_of(devices)
     worker: Worker | None = None
 

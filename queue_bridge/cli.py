@@ -19,21 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from .config import Settings, load_settings
 from .console import JobsDisplay, console_for, print_table
 from .errors import BadJob, BridgeError, ConfigError
 from .follow import Follower
 from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value
 from .orders import read_orders
+from .outcomes import HEADS, as_json, every_job_completed, rows_of, summary
 from .queue_view import QueueView
 from .redis_connection import check_server, connect
+from .show_jobs import show_until_ended
 from .states import State
 from .store import Store
-from .submission import Defaults, Submitted, Tracked, submit_orders
-from .templates import Template, load_templates
+from .submission import Defaults, Submitted, counts_line, submit_orders
+from .templates import SHIPPED, Template, load_templates
 from .watch_folder import FolderWatch
 
-TEMPLATES = Path(__file__).resolve().parent.parent / "workflows" / "api"
 WATCH_S = 1.0
 
 
@@ -46,6 +49,10 @@ class Queue:
     templates: Mapping[str, Template]
 
 
+def _absolute(text: str) -> Path:
+    return Path(text).absolute()
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="sonic-queue", description="Talking-head videos through a durable queue.")
@@ -55,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     submit = commands.add_parser("submit", parents=[common], help="a folder, CSV, JSONL or ZIP into the queue; waits")
-    submit.add_argument("source", type=Path, help="pictures and recordings")
-    submit.add_argument("--output", type=Path, help="where the MP4s go (default: beside the recordings)")
+    submit.add_argument("source", type=_absolute, help="pictures and recordings")
+    submit.add_argument("--output", type=_absolute, help="where the MP4s go (default: beside the recordings)")
     submit.add_argument("--workflow", default=DEFAULT_TEMPLATE, help=f"job template (default: {DEFAULT_TEMPLATE})")
     submit.add_argument("--priority", choices=sorted(CLASS_OF), default="normal")
     submit.add_argument("--resolution", type=int, help="short side of the videos in pixels")
@@ -127,7 +134,7 @@ async def _with_queue(arguments: argparse.Namespace) -> int:
         "watch": _watch,
     }
     settings = cli_settings(arguments.url)
-    templates = load_templates((TEMPLATES, *settings.templates))
+    templates = load_templates((SHIPPED, *settings.templates))
     store = Store(connect(settings.url), settings)
     try:
         await check_server(store.client, settings.url)
@@ -145,52 +152,38 @@ async def _submit(arguments: argparse.Namespace, queue: Queue) -> int:
     defaults = Defaults(_config(arguments), arguments.priority, arguments.workflow, _batch_id(), arguments.again)
     if arguments.watch:
         return await _submit_as_files_arrive(arguments, queue, defaults)
-    orders = read_orders(arguments.source, arguments.output)
+    console = console_for(sys.stderr if arguments.json else None)
+    orders = await asyncio.to_thread(read_orders, arguments.source, arguments.output)
+    for item in orders.left_out:  # before anything is queued
+        console.print(f"left out: {item.path.name}: {item.reason}")
     after = await queue.view.last_event()
     submitted = await submit_orders(orders.orders, queue.store, queue.view, queue.templates, defaults)
+    _say_what_was_found(submitted, console)
     left_out = [*orders.left_out, *submitted.left_out]
-    console = console_for(sys.stderr if arguments.json else None)
-    for item in left_out:
+    if not submitted.tracked:
+        raise BadJob("source", f"there is nothing to make a video of in '{arguments.source}'.")
+    names = {tracked.task_id: tracked.order.name for tracked in submitted.tracked if tracked.task_id}
+    if arguments.no_wait:
+        records = await queue.view.jobs(sorted(names))
+    else:
+        records = await show_until_ended(queue.view, names, after, console)
+    rows = rows_of(submitted, left_out, records)
+    if arguments.json:
+        _print_json({"batch": defaults.batch, **as_json(submitted, left_out, records)})
+    elif not arguments.no_wait:
+        print_table(console, HEADS, [row.cells() for row in rows])
+        console.print(summary(rows))
+    return 0 if arguments.no_wait or every_job_completed(rows) else 1
+
+
+def _say_what_was_found(submitted: Submitted, console: Console) -> None:
+    for item in submitted.left_out:
         console.print(f"left out: {item.path.name}: {item.reason}")
     for tracked in submitted.tracked:
         for warning in tracked.warnings:
             console.print(f"{tracked.order.name}: {warning}")
-    if not submitted.tracked:
-        raise BadJob("source", f"there is nothing to make a video of in '{arguments.source}'.")
-    console.print(counts_line(submitted))
-    records = await _records(submitted, queue, after, arguments)
-    if arguments.json:
-        left = [{"file": str(item.path), "reason": item.reason} for item in left_out]
-        jobs = [_job_of(tracked, records) for tracked in submitted.tracked]
-        _print_json({"batch": defaults.batch, "jobs": jobs, "left_out": left})
-    elif not arguments.no_wait:
-        print_table(console, HEADS, [row_of(tracked, records.get(tracked.task_id)) for tracked in submitted.tracked])
-    if arguments.no_wait:
-        return 0
-    return _status_of(submitted.tracked, records)
-
-
-async def _records(
-    submitted: Submitted, queue: Queue, after: str, arguments: argparse.Namespace
-) -> dict[str, JobRecord]:
-    names = {tracked.task_id: tracked.order.name for tracked in submitted.tracked if tracked.task_id}
-    if arguments.no_wait:
-        return await queue.view.jobs(sorted(names))
-    return await follow_jobs(queue.view, names, after, console_for(sys.stderr if arguments.json else None))
-
-
-async def follow_jobs(view: QueueView, names: Mapping[str, str], after: str, console: Any) -> dict[str, JobRecord]:
-    """Show these jobs (id -> name) until all have ended; returns their last records."""
-    follower = Follower(view, after)
-    follower.add(names)
-    records: dict[str, JobRecord] = {}
-    with JobsDisplay(console) as display:
-        display.add(dict(names))
-        async for changed in follower.changes():
-            for record in changed:
-                records[record.task_id] = record
-                display.update(record)
-    return records
+    if submitted.tracked:
+        console.print(counts_line(submitted))
 
 
 async def _submit_as_files_arrive(arguments: argparse.Namespace, queue: Queue, defaults: Defaults) -> int:
@@ -203,11 +196,10 @@ async def _submit_as_files_arrive(arguments: argparse.Namespace, queue: Queue, d
             arrived = await asyncio.to_thread(watch.settled)
             if arrived:
                 submitted = await submit_orders(arrived, queue.store, queue.view, queue.templates, defaults)
+                _say_what_was_found(submitted, console)
                 names = {t.task_id: t.order.name for t in submitted.tracked if t.task_id}
                 follower.add(names)
                 display.add(names)
-                for item in submitted.left_out:
-                    console.print(f"left out: {item.path.name}: {item.reason}")
             if not follower.live:
                 await asyncio.sleep(WATCH_S)
                 continue
@@ -243,41 +235,6 @@ def _value(text: str) -> Value:
 
 def _batch_id() -> str:
     return f"batch_{uuid.uuid4().hex[:12]}"
-
-
-def counts_line(submitted: Submitted) -> str:
-    """How many orders led to a job, and how many did not need one."""
-    words = {"made": "queued", "known": "known already", "restarted": "put back", "there": "there already"}
-    counts = {word: sum(t.found == found for t in submitted.tracked) for found, word in words.items()}
-    parts = [f"{count} {word}" for word, count in counts.items() if count]
-    hint = "; --again makes them anew" if counts["there already"] else ""
-    return ", ".join(parts) + hint + "."
-
-
-HEADS = ("video", "result", "wall s", "engine", "instance", "notes")
-
-
-def row_of(tracked: Tracked, record: JobRecord | None) -> tuple[str, ...]:
-    """One line of the closing table."""
-    place = str(tracked.order.output)
-    if record is None:
-        return (place, "there already" if tracked.found == "there" else "no longer kept", "", "", "", "")
-    result = record.result or {}
-    report = result.get("report", {})
-    notes = [record.error] if record.error else [*result.get("warnings", ()), *report.get("notes", ())]
-    seconds = f"{result['seconds']:.1f}" if "seconds" in result else ""
-    return (place, str(record.state), seconds, report.get("engine", ""), result.get("instance", ""), " ".join(notes))
-
-
-def _job_of(tracked: Tracked, records: Mapping[str, JobRecord]) -> dict[str, Any]:
-    record = records.get(tracked.task_id)
-    unknown = {"task_id": tracked.task_id or None, "output": tracked.order.output.as_uri()}
-    return {**(record.to_dict() if record else unknown), "found": tracked.found, "warnings": list(tracked.warnings)}
-
-
-def _status_of(tracked: Sequence[Tracked], records: Mapping[str, JobRecord]) -> int:
-    jobs = [records.get(one.task_id) for one in tracked if one.found != "there"]
-    return 0 if all(job is not None and job.state is State.COMPLETED for job in jobs) else 1
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------
@@ -355,7 +312,7 @@ async def _watch(arguments: argparse.Namespace, queue: Queue) -> int:
         raise BadJob("id", f"there is no job '{unknown[0]}' in this queue, or it is no longer kept.")
     names = {task_id: record.spec.name or task_id for task_id, record in known.items()}
     if not arguments.json:
-        records = await follow_jobs(queue.view, names, after, console_for())
+        records = await show_until_ended(queue.view, names, after, console_for())
     else:
         follower = Follower(queue.view, after)
         follower.add(names)

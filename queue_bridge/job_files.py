@@ -29,6 +29,8 @@ class JobFiles:
     def __init__(self, roots: Iterable[Path], input_directory: Path, output_directory: Path) -> None:
         self.input_directory = input_directory
         self.output_directory = output_directory
+        for folder in (input_directory, output_directory):
+            folder.mkdir(parents=True, exist_ok=True)
         self._roots = tuple(root.resolve() for root in (*roots, input_directory, output_directory))
 
     def path_of(self, uri: str, field: str) -> Path:
@@ -80,6 +82,9 @@ class JobFiles:
         place = self.path_of(spec.output, "output")
         if place.suffix.lower() != ".mp4":
             raise BadJob("output", f"'{place.name}' does not end with .mp4.")
+        root = next(root for root in self._roots if place.is_relative_to(root))
+        if not root.is_dir():  # never made here: a network drive that is away would be hidden by it
+            raise FileUnreachable(f"'{place}' cannot be written: the folder '{root}' cannot be reached.")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

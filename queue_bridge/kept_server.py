@@ -18,16 +18,20 @@ FILE = "server.json"
 
 @dataclass(frozen=True)
 class RunningServer:
-    """address: host:port. process: its id. kept: true when it was left up on purpose."""
+    """address: host:port. process: its id. kept: true when it was left up on purpose.
+
+    fingerprint: of the settings that it was started with.
+    """
 
     address: str
     process: int
     kept: bool
+    fingerprint: str = ""
 
 
-def remember(instance: Instance, *, kept: bool) -> None:
+def remember(instance: Instance, *, kept: bool, fingerprint: str = "") -> None:
     assert instance.process, "only a started server can be remembered"
-    entry = RunningServer(instance.address, instance.process.pid, kept)
+    entry = RunningServer(instance.address, instance.process.pid, kept, fingerprint)
     (instance.base_directory / FILE).write_text(json.dumps(asdict(entry)), encoding="utf-8")
 
 

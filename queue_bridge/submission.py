@@ -154,3 +154,12 @@ def _is_up_to_date(order: Order) -> bool:
         return all(path.stat().st_mtime <= made for path in (order.portrait, order.voice))
     except OSError:
         return False
+
+
+def counts_line(submitted: Submitted) -> str:
+    """How many orders led to a job, and how many did not need one, as a sentence."""
+    words = {"made": "queued", "known": "known already", "restarted": "put back", "there": "there already"}
+    counts = {word: sum(t.found == found for t in submitted.tracked) for found, word in words.items()}
+    parts = [f"{count} {word}" for word, count in counts.items() if count]
+    hint = "; --again makes anew what is there" if counts["known already"] or counts["there already"] else ""
+    return (", ".join(parts) or "nothing queued") + hint + "."

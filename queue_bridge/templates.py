@@ -29,6 +29,7 @@ from .errors import BadJob, TemplateError
 from .job import Value
 
 Graph = dict[str, dict[str, Any]]
+SHIPPED = Path(__file__).resolve().parent.parent / "workflows" / "api"  # the templates that come with the pack
 FILLED_BY_THE_BRIDGE = ("image", "audio", "output_prefix")
 TYPES = ("int", "float", "text", "choice", "bool")
 

@@ -133,9 +133,9 @@ class Worker:
         progress = JobProgress(self._settings.progress_s, started)
         reports = _Reports(self._store, job)
         try:
-            await asyncio.to_thread(self._files.check_output, job.spec)
             reports.send(progress.of_step(0.5, "Fetch", started))
             image, audio = await asyncio.to_thread(self._files.fetch, job.spec)
+            await asyncio.to_thread(self._files.check_output, job.spec)
 
             def on_progress(now: Progress) -> None:
                 report = progress.of_prompt(now.fraction, now.stage, time.monotonic())

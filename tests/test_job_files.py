@@ -120,6 +120,13 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_computed(file
         files.check_output(spec_in(root))
 
 
+def test_a_root_that_is_away_is_not_made_anew(files: JobFiles, root: Path) -> None:
+    shutil.rmtree(root)
+    with pytest.raises(FileUnreachable, match=r"the folder '.*orders' cannot be reached\.$"):
+        files.check_output(spec_in(root))
+    assert not root.exists()
+
+
 @as_user
 def test_a_folder_without_permission_is_one_sentence(files: JobFiles, root: Path) -> None:
     (root / "videos").mkdir(mode=0o500)

@@ -1,0 +1,144 @@
+"""A queue and some ComfyUI servers of our own on this machine: started, reused when they were kept up, stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from . import kept_server
+from .errors import InstanceError
+from .instance import Instance, install_pack
+from .kept_server import RunningServer
+from .redis_server import RedisServer, stop_running
+
+log = logging.getLogger("sonic.local_fleet")
+
+PACK = Path(__file__).resolve().parent.parent
+
+
+class LocalFleet:
+    """comfyui: the folder with ComfyUI's main.py. directory: everything of ours lies below it.
+
+    instances: how many servers; they get the ports from ``port`` on, or free ones for 0. roots: folders of the jobs.
+    keep: they and the queue go on when this process ends. url: a queue that is there; else one is started here.
+    """
+
+    def __init__(
+        self,
+        comfyui: Path,
+        directory: Path,
+        *,
+        instances: int = 2,
+        port: int = 0,
+        roots: Sequence[Path] = (),
+        keep: bool = False,
+        url: str = "",
+    ) -> None:
+        self._keep = keep
+        self._given_url = url
+        self._redis = RedisServer(queue_directory(directory), outlives_us=keep)
+        self._roots = tuple(roots)
+        self._servers = [
+            Instance(comfyui, base, port=port + number if port else 0, outlives_us=keep)
+            for number, base in enumerate(instance_directories(directory, instances))
+        ]
+        self._started: list[Instance] = []
+        self._stopping = False
+        self.addresses: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return self._given_url or self._redis.url
+
+    def start_queue(self) -> str:
+        """Start the queue's server, or join the one that runs; returns its URL."""
+        if not self._given_url:
+            self._redis.start()
+            self._redis.wait_until_ready()
+        return self.url
+
+    def start_instances(self, say: Callable[[str], None]) -> None:
+        """Start the servers one after the other, since together they would only wait for each other.
+
+        Raises InstanceError when one cannot be started, or another run uses its folder.
+        """
+        for number, server in enumerate(self._servers, 1):
+            if self._stopping:
+                return
+            server.environment |= self._environment(number)
+            fingerprint = _fingerprint(server.environment)
+            running = kept_server.running_server(server.base_directory)
+            if running and not running.kept:
+                raise InstanceError(f"Another run is using '{server.base_directory}'; wait for it to end.")
+            if running and running.fingerprint == fingerprint:
+                self.addresses.append(running.address)
+                say(f"ComfyUI {number} is up at http://{running.address}.")
+                continue
+            if running:  # with other settings, such as other folders
+                kept_server.stop_running(server.base_directory)
+            install_pack(PACK, server.base_directory / "custom_nodes")
+            self._started.append(server)
+            server.start()
+            kept_server.remember(server, kept=self._keep, fingerprint=fingerprint)
+            server.wait_until_ready()
+            self.addresses.append(server.address)
+            say(f"ComfyUI {number} answers at http://{server.address}.")
+
+    def check(self) -> None:
+        """Raise InstanceError when every server that was started here has ended."""
+        if self._started and not any(server.is_alive() for server in self._started):
+            logs = " and ".join(str(server.log_file) for server in self._started)
+            raise InstanceError(f"Every ComfyUI has ended; the logs are {logs}. The jobs stay in the queue.")
+
+    def stop(self, *, completed: bool) -> None:
+        """End what was started here, unless it is to be kept. completed: false when a run broke off."""
+        if self._keep and completed:
+            return
+        self._stopping = True
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave servers behind
+        try:
+            for server in self._started:
+                server.stop()
+                kept_server.forget(server.base_directory)
+            if not self._given_url and self._redis.started_here:
+                self._redis.stop()
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _environment(self, number: int) -> dict[str, str]:
+        host = re.sub(r"[^A-Za-z0-9_.-]", "-", platform.node()).strip("-.") or "comfyui"
+        return {
+            "SONIC_QUEUE_URL": self.url,
+            "SONIC_QUEUE_INSTANCE": f"{host if self._given_url else 'comfyui'}-{number}",
+            "SONIC_QUEUE_ROOTS": os.pathsep.join(str(root) for root in self._roots),
+        }
+
+
+def stop_fleet(directory: Path) -> list[RunningServer]:
+    """Stop every server of this directory that was kept up, and then its queue; returns the servers."""
+    stopped = []
+    for base in sorted((directory / "instances").glob("*")):
+        if server := kept_server.stop_running(base):
+            stopped.append(server)
+    stop_running(queue_directory(directory))
+    return stopped
+
+
+def queue_directory(directory: Path) -> Path:
+    return directory / "queue"
+
+
+def instance_directories(directory: Path, count: int) -> list[Path]:
+    return [directory / "instances" / str(number) for number in range(1, count + 1)]
+
+
+def _fingerprint(environment: Mapping[str, str]) -> str:
+    """Tells whether a kept server was started with the same settings, without keeping a password."""
+    return hashlib.sha256(json.dumps(dict(environment), sort_keys=True).encode()).hexdigest()

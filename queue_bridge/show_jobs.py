@@ -1,0 +1,36 @@
+"""Follows jobs to their end and shows them on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rich.console import Console
+
+from .console import JobsDisplay
+from .follow import Follower
+from .job import JobRecord
+from .queue_view import QueueView
+
+
+async def show_until_ended(
+    view: QueueView,
+    names: Mapping[str, str],
+    after: str,
+    console: Console,
+    each_second: Callable[[], None] = lambda: None,
+) -> dict[str, JobRecord]:
+    """Show these jobs (id -> name) until all have ended; returns their last records by id.
+
+    after: the last event that need not be seen. each_second: called meanwhile; what it raises ends this.
+    """
+    follower = Follower(view, after)
+    follower.add(names)
+    records: dict[str, JobRecord] = {}
+    with JobsDisplay(console) as display:
+        display.add(dict(names))
+        async for changed in follower.changes():
+            for record in changed:
+                records[record.task_id] = record
+                display.update(record)
+            each_second()
+    return records
