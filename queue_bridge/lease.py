@@ -6,15 +6,11 @@ It also notices when the job is no longer ours: refused by the queue, or not ren
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
@@ -23,6 +19,7 @@ from redis.exceptions import RedisError
 from .config import Settings
 from .errors import BridgeError, QueueUnavailable
 from .job import JobRecord
+from .presence import Identity, lives, registration
 from .redis_connection import as_queue_error, connect_sync
 from .retry import Verdict
 from .scripts import Argument, Scripts
@@ -32,16 +29,6 @@ from .store import settlement
 log = logging.getLogger("sonic.lease")
 
 FENCE_PART = 0.9  # of the lease without a renewal: from then on another instance may have the job
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who an instance is. boot: new at every start, so that a process is never taken for its predecessor."""
-
-    name: str
-    boot: str = field(default_factory=lambda: secrets.token_hex(8))
-    host: str = field(default_factory=socket.gethostname)
-    process: int = field(default_factory=os.getpid)
 
 
 @dataclass
@@ -129,12 +116,10 @@ class LeaseKeeper:
 
     def _register(self) -> bool:
         """Say that this instance lives; False while another one of its name does."""
-        me = self._identity
-        described = json.dumps(dict(self._describe()), ensure_ascii=False)
-        values: list[Argument] = [me.name, me.boot, me.host, me.process, round(self._settings.lease_s * 1000)]
-        answer = self._call("register", *values, 0, "described", described)
-        if answer[0] == "taken" and answer[1] == me.host and not _lives(int(answer[2])):
-            answer = self._call("register", *values, 1, "described", described)
+        me, lease_s, described = self._identity, self._settings.lease_s, self._describe()
+        answer = self._call("register", *registration(me, lease_s, described))
+        if answer[0] == "taken" and answer[1] == me.host and not lives(int(answer[2])):
+            answer = self._call("register", *registration(me, lease_s, described, predecessor_is_dead=True))
         if answer[0] == "taken":
             self._registered = False
             self._say(
@@ -178,15 +163,3 @@ class LeaseKeeper:
         if text != self._said:
             self._said = text
             log.warning("%s", text)
-
-
-def _lives(process: int) -> bool:
-    if os.name != "posix":  # there signal 0 would end it
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

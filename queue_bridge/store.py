@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from .config import Settings
 from .errors import LeaseLost
 from .job import CLASS_OF, JobRecord, JobSpec
+from .presence import Identity, registration
 from .redis_connection import as_queue_error
 from .retry import Verdict
 from .scripts import NAMES, Argument, Scripts
@@ -64,6 +65,11 @@ class Store:
         self.scripts = Scripts(settings, clock)
         self.keys = self.scripts.keys
         self._registered = {name: client.register_script(self.scripts.source(name)) for name in NAMES}
+
+    async def register(self, identity: Identity, *, predecessor_is_dead: bool = False) -> bool:
+        """Say that an instance lives, for the time of a lease; False when another one of its name does."""
+        values = registration(identity, self.settings.lease_s, {}, predecessor_is_dead=predecessor_is_dead)
+        return bool((await self._call("register", *values))[0] == "ok")
 
     async def submit(self, submissions: Sequence[Submission], *, again: bool = False) -> list[Submitted]:
         """Queue jobs, in order; a known idempotency key or id finds the job that is there.

@@ -16,7 +16,8 @@ from .errors import BridgeError, LeaseLost, PromptFailed, QueueUnavailable
 from .job import JobRecord
 from .job_files import JobFiles
 from .job_progress import JobProgress, Report
-from .lease import Identity, LeaseKeeper
+from .lease import LeaseKeeper
+from .presence import Identity
 from .prompt_events import Progress, PromptResult, PromptRunner, SavedFile
 from .retry import judge, kind_of, sentence_of
 from .states import State

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.errors import InstanceError
 from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.redis_server import RedisServer
+
+from .bridge_fixture import Bridge, start_bridge
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def cost(item: pytest.Item) -> int:
         if item.get_closest_marker("slow"):
             return 2
-        return 1 if "comfyui" in getattr(item, "fixturenames", ()) else 0
+        return 1 if {"comfyui", "bridge"} & set(getattr(item, "fixturenames", ())) else 0
 
     items.sort(key=cost)
 
@@ -59,3 +63,22 @@ async def client(comfyui: Instance) -> AsyncIterator[ComfyClient]:
     """A fresh client of the session's server."""
     async with ComfyClient(comfyui.address) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def bridge(comfyui_path: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
+    """Two ComfyUI servers that take jobs from one queue, shared by all tests of a session."""
+    yield from start_bridge(comfyui_path, redis_url, tmp_path_factory.mktemp("bridge"))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The queue's own database server, in a folder whose path is short enough for its socket."""
+    with tempfile.TemporaryDirectory(prefix="sonic-redis-") as folder:
+        with RedisServer(Path(folder), outlives_us=False) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: RedisServer) -> str:
+    return redis_server.url

@@ -10,6 +10,7 @@ import pytest
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.errors import LeaseLost
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, new_job_id
+from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.queue_view import QueueView
 from comfyui_sonic.queue_bridge.redis_connection import connect
 from comfyui_sonic.queue_bridge.retry import FailureKind, Verdict, judge
@@ -42,11 +43,9 @@ class Bench:
     settings: Settings
     boots: dict[str, str] = field(default_factory=dict)
 
-    async def register(self, name: str, boot: str = "boot-1", *, known_dead: bool = False) -> list[object]:
+    async def register(self, name: str, boot: str = "boot-1", *, predecessor_is_dead: bool = False) -> bool:
         self.boots[name] = boot
-        values = (name, boot, "host", 1, round(self.settings.lease_s * 1000), int(known_dead))
-        answer: list[object] = await self.store._call("register", *values)
-        return answer
+        return await self.store.register(Identity(name, boot), predecessor_is_dead=predecessor_is_dead)
 
     async def claim(self, name: str = "a", lanes: tuple[str, ...] = LANES, claim_id: str | None = None) -> JobRecord:
         answer = await self.ask(name, lanes, claim_id)
@@ -303,10 +302,10 @@ async def test_percent_never_goes_back_not_even_with_another_start(bench: Bench)
 async def test_a_second_instance_of_one_name_takes_nothing_until_the_first_is_silent(bench: Bench) -> None:
     await bench.submit()
     job = await bench.claim("a")
-    assert await bench.register("a", "boot-2") == ["taken", "host", "1"]
+    assert not await bench.register("a", "boot-2")
     with pytest.raises(Unregistered):
         await bench.ask("a")
-    assert await bench.register("a", "boot-2", known_dead=True) == ["ok", 1]
+    assert await bench.register("a", "boot-2", predecessor_is_dead=True)
     assert (await bench.claim("a")).task_id == job.task_id, "what its predecessor ran is taken up at once"
 
 
