@@ -44,8 +44,7 @@ def zip_of(
 def everything(folder: Path) -> dict[str, bytes | None]:
     """Every path below a folder with its content, None for a folder."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
     }
 
 
@@ -252,7 +251,9 @@ def test_something_else_in_the_place_of_the_folder_is_left_alone(tmp_path: Path)
     assert refusal(archive) == f"is to be unpacked into '{folder}', which is no folder; remove that."
 
 
-def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive = zip_of(tmp_path / "a.zip", {"a.png": bytes(3 << 20)})
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
@@ -310,7 +311,9 @@ def test_the_first_of_two_processes_wins_and_the_second_takes_its_folder(
 
 
 STRANGE = st.lists(
-    st.sampled_from(["..", ".", "/", "\\", "\0", "C:", "~", "a", "A", "é", "e\u0301", " ", "\n", "._", "__MACOSX", "CON"]),
+    st.sampled_from(
+        ["..", ".", "/", "\\", "\0", "C:", "~", "a", "A", "é", "e\u0301", " ", "\n", "._", "__MACOSX", "CON"]
+    ),
     max_size=6,
 ).map("".join) | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
