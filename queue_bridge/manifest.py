@@ -11,7 +11,9 @@ that begin with ``#`` are passed over. Both are UTF-8, with or without a BOM. Th
 everything else               a parameter; in JSONL also in an object ``config``. A CSV cell becomes an integer, a
                               float, a truth value (``true``, ``false``) or else a text; an empty cell is not given.
 
-A manifest is read as a whole or refused as a whole, with the number of the first line that is wrong.
+A file is found by its exact name, else, as in pairing, without regard to case and to the way an accent is encoded:
+ZIPs of macOS split accents and Korean syllables into parts. A manifest is read as a whole or refused as a whole, with
+the number of the first line that is wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,7 @@ Rows = Iterator[tuple[int, _Row | _BadLine]]  # with the number of the line
 def read_manifest(file: Path) -> tuple[Entry, ...]:
     """The lines of a manifest in their order; raises ManifestError when one of them, or the file, cannot be used."""
     text = _read_text(file)
-    folder = file.parent.resolve()
+    folder = _Folder(file.parent.resolve())
     rows = _csv_rows(text) if file.suffix.lower() == ".csv" else _jsonl_rows(text)
     entries: list[Entry] = []
     problems: list[tuple[int, str]] = []
@@ -265,7 +267,34 @@ def _add(row: _Row, name: str, value: object) -> None:
 # --- what a line means -----------------------------------------------------------------------------------------------
 
 
-def _entry(line: int, row: _Row, folder: Path) -> Entry:
+class _Folder:
+    """The manifest's folder, every part of which is listed once however many lines there are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._names: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, parts: Iterable[str]) -> Path:
+        """The path below this folder; of names that differ only in case and accents, the exact or else the only one."""
+        path = self.path
+        for part in parts:
+            alike = self._names_in(path).get(comparable(part), [])
+            path /= alike[0] if len(alike) == 1 else part
+        return path
+
+    def _names_in(self, folder: Path) -> dict[str, list[str]]:
+        if folder not in self._names:
+            names: dict[str, list[str]] = {}
+            try:
+                for path in folder.iterdir():
+                    names.setdefault(comparable(path.name), []).append(path.name)
+            except OSError:
+                pass  # whoever opens what is not there says so
+            self._names[folder] = names
+        return self._names[folder]
+
+
+def _entry(line: int, row: _Row, folder: _Folder) -> Entry:
     for parameter, value in row.config.items():
         if not parameter or not parameter.isprintable():
             raise _BadLine(f"the parameter {parameter!r} has a name that cannot be used")
@@ -273,7 +302,7 @@ def _entry(line: int, row: _Row, folder: Path) -> Entry:
             raise _BadLine(f"the parameter '{parameter}' holds characters that are none")
     portrait, voice = (_media(row, kind, folder) for kind in MEDIA)
     output = row.fields.get("output")
-    name = _video_name(output) if output else voice.relative_to(folder).with_suffix("").as_posix()
+    name = _video_name(output) if output else voice.relative_to(folder.path).with_suffix("").as_posix()
     priority = row.fields.get("priority", "").lower() or None
     if priority not in (None, *PRIORITIES):
         raise _BadLine(f"{priority!r} is no priority; write {' or '.join(PRIORITIES)}")
@@ -283,7 +312,7 @@ def _entry(line: int, row: _Row, folder: Path) -> Entry:
     return Entry(line, name, portrait, voice, row.config, priority, template)
 
 
-def _media(row: _Row, kind: str, folder: Path) -> Path:
+def _media(row: _Row, kind: str, folder: _Folder) -> Path:
     """The file that a line names as its ``image`` or ``audio``."""
     plain, uri = row.fields.get(kind), row.fields.get(f"{kind}_url")
     if plain and uri:
@@ -299,10 +328,10 @@ def _media(row: _Row, kind: str, folder: Path) -> Path:
     elif uri:
         raise _BadLine(f"'{given}' is no file: URI; give a path as '{kind}'")
     else:
-        path = folder.joinpath(*_parts(given))
+        path = folder.find(_parts(given))
     try:
         target = path.resolve(strict=True)
-        if not target.is_relative_to(folder):
+        if not target.is_relative_to(folder.path):
             raise _BadLine(f"'{given}' is not inside the manifest's folder; put the file there")
         if not target.is_file():
             raise _BadLine(f"'{given}' is not an ordinary file")
@@ -310,7 +339,7 @@ def _media(row: _Row, kind: str, folder: Path) -> Path:
         raise _BadLine(f"there is no file '{given}'") from error
     if path.suffix.lower() not in suffixes:
         raise _BadLine(f"'{given}' is no {word} that is known here")
-    return path if path.is_relative_to(folder) else target
+    return path if path.is_relative_to(folder.path) else target
 
 
 def _path_of_uri(uri: str) -> Path:

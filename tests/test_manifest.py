@@ -121,6 +121,11 @@ def test_quotes_protect_commas_and_line_ends_and_the_line_numbers_stay_right(fol
     assert entry.config == {"note": 'one, "two"\nthree'}
 
 
+def test_a_blank_before_a_quotation_mark_belongs_to_neither_cell(folder: Path) -> None:
+    (entry,) = read(folder, 'image, audio, note\n"a.png", "a.wav", "one, two"', ".csv")
+    assert entry.config == {"note": "one, two"}
+
+
 def test_a_csv_without_its_columns_is_refused(folder: Path) -> None:
     assert csv_problem(folder, "image,sound", "a.png,a.wav") == "line 1: the header has no column 'audio'."
     assert csv_problem(folder, "", "a.png,a.wav") == "line 2: the header has no column 'image'."
@@ -145,11 +150,11 @@ def test_broken_csv_is_refused_where_it_breaks(folder: Path, line: str) -> None:
 def test_a_jsonl_is_read_with_comments_and_blank_lines(folder: Path) -> None:
     lines = [
         "\ufeff# a comment",
-        '{"image": "a.png", "audio": "a.wav", "seed": 42, "config": {"scale": 1.5, "smooth": true, "text": "a\\u2028b"}}',
+        '{"image": "a.png", "audio": "a.wav", "seed": 4, "config": {"scale": 1.5, "smooth": true, "text": "a\u2028b"}}',
         "  \t\r",
         " # {broken",
-        '{"image_url": null, "image": "a.png", "audio": "b.wav", "output": "x.MP4", "priority": "Normal", "config": null, '
-        '"workflow": null, "size": null}',
+        '{"image_url": null, "image": "a.png", "audio": "b.wav", "output": "x.MP4", "priority": "Normal", '
+        '"config": null, "workflow": null, "size": null}',
     ]
     assert read(folder, "\n".join(lines)) == (
         Entry(
@@ -157,7 +162,7 @@ def test_a_jsonl_is_read_with_comments_and_blank_lines(folder: Path) -> None:
             "a",
             folder / "a.png",
             folder / "a.wav",
-            {"seed": 42, "scale": 1.5, "smooth": True, "text": "a\u2028b"},
+            {"seed": 4, "scale": 1.5, "smooth": True, "text": "a\u2028b"},
             None,
             None,
         ),
@@ -272,6 +277,18 @@ def test_what_lies_outside_the_folder_is_refused(folder: Path, tmp_path: Path) -
         expected = f"'{name}' is not inside the manifest's folder; put the file there."
         assert value_problem(folder, image=name) == expected
     assert value_problem(folder, image="circle.png") == "there is no file 'circle.png'."
+
+
+def test_a_file_is_found_whatever_its_case_and_the_encoding_of_its_accents(folder: Path) -> None:
+    for name in ("cafe\u0301.png", "Two/Voice.WAV", "b.WAV", "B.wav"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (entry,) = read(folder, '{"image": "CAF\u00c9.png", "audio": "two/voice.wav"}')
+    assert (entry.portrait, entry.voice) == (folder / "cafe\u0301.png", folder / "Two" / "Voice.WAV")
+    assert entry.name == "Two/Voice"
+    (entry,) = read(folder, '{"image": "a.png", "audio": "B.wav"}')
+    assert entry.voice == folder / "B.wav"
+    assert value_problem(folder, audio="B.WAV") == "there is no file 'B.WAV'."  # three are like it, which is no choice
 
 
 def test_a_link_inside_the_folder_is_taken_by_its_own_name(folder: Path) -> None:

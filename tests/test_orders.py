@@ -79,8 +79,11 @@ def test_all_paths_are_absolute_and_the_same_from_wherever_they_are_named(
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
     expected = read_orders(folder, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link out").symlink_to("out")
     for source in ("batch", "./batch/../batch", "link"):
-        assert read_orders(Path(source), Path("out")) == expected
+        for output in ("out", "batch/../out", "link out"):
+            assert read_orders(Path(source), Path(output)) == expected
 
 
 def test_an_empty_folder_has_no_orders(tmp_path: Path) -> None:
