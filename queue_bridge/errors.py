@@ -13,7 +13,9 @@ BridgeError
 ├── PromptRejected        ComfyUI refused the graph before running it (a wrong input, a missing node)
 ├── PromptFailed          a node failed while the graph ran
 ├── PromptInterrupted     somebody interrupted the prompt
-└── PairingError          the folder itself cannot be read
+└── PairingError          what was handed in cannot be read at all
+    ├── ManifestError     a line of a CSV or JSONL manifest is wrong
+    └── ArchiveError      a ZIP is damaged, not safe to unpack, or there is no room for it
 """
 
 from __future__ import annotations
@@ -104,4 +106,12 @@ class PromptInterrupted(BridgeError):
 
 
 class PairingError(BridgeError):
-    """Raised when a folder of pictures and sounds cannot be read at all."""
+    """Raised when a folder, manifest or ZIP of pictures and sounds cannot be read at all."""
+
+
+class ManifestError(PairingError):
+    """Raised when a manifest is wrong; it names the first wrong line and says how many more there are."""
+
+
+class ArchiveError(PairingError):
+    """Raised when a ZIP is refused or could not be unpacked; nothing of it is left behind."""

@@ -69,7 +69,7 @@ def pair_folder(folder: Path) -> Pairing:
         if reason := _why_unusable(path, folder):
             left_out.append(LeftOut(path, reason))
         else:
-            (pictures if suffix in PICTURES else sounds)[_key(path.stem)].append(path)
+            (pictures if suffix in PICTURES else sounds)[comparable(path.stem)].append(path)
     left_out += _take_doubles(pictures, "pictures") + _take_doubles(sounds, "recordings")
     pairs, unpaired = _match(pictures, sounds)
     left_out += unpaired
@@ -130,5 +130,6 @@ def _owner(sound: str, pictures: dict[str, list[Path]]) -> str | None:
     return next(iter(pictures)) if len(pictures) == 1 else None
 
 
-def _key(stem: str) -> str:
-    return unicodedata.normalize("NFC", stem).casefold()
+def comparable(name: str) -> str:
+    """The form in which names are compared: without regard to case and to the way an accent is encoded."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -75,7 +75,17 @@ def test_the_root_imports_nothing_of_ours_before_comfyui_asks() -> None:
     assert not list(imports(ROOT / "__init__.py", at_import_time=True))
 
 
-@pytest.mark.parametrize("name", ["quickstart.py", "queue_bridge/pairing.py", "queue_bridge/instance.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quickstart.py",
+        "queue_bridge/archive.py",
+        "queue_bridge/instance.py",
+        "queue_bridge/manifest.py",
+        "queue_bridge/orders.py",
+        "queue_bridge/pairing.py",
+    ],
+)
 def test_what_runs_before_anything_is_installed_needs_the_standard_library_only(name: str) -> None:
     for module, ours in imports(ROOT / name):
         assert ours or module.split(".")[0] in sys.stdlib_module_names, module
