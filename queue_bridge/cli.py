@@ -33,7 +33,7 @@ from .redis_connection import check_server, connect
 from .show_jobs import show_until_ended
 from .states import State
 from .store import Store
-from .submission import Defaults, Submitted, counts_line, submit_orders
+from .submission import Defaults, Submitted, counts_line, make_output_folder, submit_orders
 from .templates import SHIPPED, Template, load_templates
 from .watch_folder import FolderWatch
 
@@ -153,6 +153,7 @@ async def _submit(arguments: argparse.Namespace, queue: Queue) -> int:
     if arguments.watch:
         return await _submit_as_files_arrive(arguments, queue, defaults)
     console = console_for(sys.stderr if arguments.json else None)
+    make_output_folder(arguments.output)
     orders = await asyncio.to_thread(read_orders, arguments.source, arguments.output)
     for item in orders.left_out:  # before anything is queued
         console.print(f"left out: {item.path.name}: {item.reason}")
@@ -188,6 +189,7 @@ def _say_what_was_found(submitted: Submitted, console: Console) -> None:
 
 async def _submit_as_files_arrive(arguments: argparse.Namespace, queue: Queue, defaults: Defaults) -> int:
     console = console_for(sys.stderr if arguments.json else None)
+    make_output_folder(arguments.output)
     follower = Follower(queue.view, await queue.view.last_event())
     watch = FolderWatch(arguments.source, arguments.output)
     console.print(f"Watching {arguments.source}; Ctrl-C ends this, not the jobs.")

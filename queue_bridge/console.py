@@ -44,6 +44,7 @@ class JobsDisplay:
         self._lines: dict[str, TaskID] = {}
         self._quarters: dict[str, int] = {}
         self._names: dict[str, str] = {}
+        self._failures: dict[str, int] = {}
         self._ended: set[str] = set()
         columns = (
             TextColumn("{task.description}"),
@@ -80,7 +81,8 @@ class JobsDisplay:
             self._show_running(record, name)
         else:
             self._remove_line(record.task_id)
-            if record.state is State.RETRYING:
+            if record.state is State.RETRYING and self._failures.get(record.task_id) != record.failures:
+                self._failures[record.task_id] = record.failures
                 self._console.print(f"{name}  will be tried again: {record.error}")
         self._show_whole()
 

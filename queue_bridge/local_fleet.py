@@ -9,7 +9,8 @@ import os
 import platform
 import re
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from . import kept_server
@@ -21,6 +22,9 @@ from .redis_server import RedisServer, stop_running
 log = logging.getLogger("sonic.local_fleet")
 
 PACK = Path(__file__).resolve().parent.parent
+NAME = "SONIC_QUEUE_INSTANCE"
+REGISTER_S = 15.0  # a server that answers registers within a second; a queue that is being restarted takes longer
+LOGGED = re.compile(r"^(?:The queue bridge is off\. |Another instance is called |The queue's server ).*", re.M)
 
 
 class LocalFleet:
@@ -51,6 +55,7 @@ class LocalFleet:
         ]
         self._started: list[Instance] = []
         self._stopping = False
+        self._ready_s = self._registered_s = time.monotonic()
         self.addresses: list[str] = []
 
     @property
@@ -88,13 +93,23 @@ class LocalFleet:
             kept_server.remember(server, kept=self._keep, fingerprint=fingerprint)
             server.wait_until_ready()
             self.addresses.append(server.address)
+            self._ready_s = time.monotonic()
             say(f"ComfyUI {number} answers at http://{server.address}.")
 
-    def check(self) -> None:
-        """Raise InstanceError when every server that was started here has ended."""
+    def check(self, registered: Collection[str]) -> None:
+        """Raise InstanceError when no server of ours is left, or none takes jobs although it had the time to begin.
+
+        registered: the names of the instances that the queue knows now.
+        """
+        logs = " and ".join(str(server.log_file) for server in self._servers)
         if self._started and not any(server.is_alive() for server in self._started):
-            logs = " and ".join(str(server.log_file) for server in self._started)
             raise InstanceError(f"Every ComfyUI has ended; the logs are {logs}. The jobs stay in the queue.")
+        if set(registered) & {server.environment[NAME] for server in self._servers}:
+            self._registered_s = time.monotonic()
+        elif time.monotonic() - max(self._registered_s, self._ready_s) > REGISTER_S:
+            reasons = [reason for server in self._servers if (reason := why_it_takes_no_jobs(server.log_file))]
+            reason = reasons[0] if reasons else "their logs do not say why."
+            raise InstanceError(f"No ComfyUI takes jobs from the queue: {reason} The logs are {logs}.")
 
     def stop(self, *, completed: bool) -> None:
         """End what was started here, unless it is to be kept. completed: false when a run broke off."""
@@ -115,7 +130,7 @@ class LocalFleet:
         host = re.sub(r"[^A-Za-z0-9_.-]", "-", platform.node()).strip("-.") or "comfyui"
         return {
             "SONIC_QUEUE_URL": self.url,
-            "SONIC_QUEUE_INSTANCE": f"{host if self._given_url else 'comfyui'}-{number}",
+            NAME: f"{host if self._given_url else 'comfyui'}-{number}",
             "SONIC_QUEUE_ROOTS": os.pathsep.join(str(root) for root in self._roots),
         }
 
@@ -128,6 +143,15 @@ def stop_fleet(directory: Path) -> list[RunningServer]:
             stopped.append(server)
     stop_running(queue_directory(directory))
     return stopped
+
+
+def why_it_takes_no_jobs(log_file: Path) -> str:
+    """The last sentence in a server's log about its bridge, or ''."""
+    try:
+        found = LOGGED.findall(log_file.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+    return found[-1].strip() if found else ""
 
 
 def queue_directory(directory: Path) -> Path:

@@ -235,9 +235,10 @@ class RedisServer:
         except OSError:
             lines = []
         if any("check-aof" in line for line in lines):
+            damaged = self.data_directory / "appendonlydir"
             return (
-                f"The queue's data in '{self.data_directory / 'appendonlydir'}' is damaged; copy that folder, then mend "
-                f"it with 'redis-check-aof --fix' or 'valkey-check-aof --fix'; {self._log_hint()}"
+                f"The queue's data in '{damaged}' is damaged; copy that folder, then mend it with "
+                f"'redis-check-aof --fix' or 'valkey-check-aof --fix'; {self._log_hint()}"
             )
         spoken = [line.partition("# ")[2] or line for line in lines if line.strip()]
         last = spoken[-1].strip().rstrip(".") if spoken else "it said nothing"

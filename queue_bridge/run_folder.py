@@ -30,7 +30,7 @@ from .queue_view import QueueView
 from .redis_connection import check_server, connect
 from .show_jobs import show_until_ended
 from .store import Store
-from .submission import Defaults, counts_line, submit_orders
+from .submission import Defaults, counts_line, make_output_folder, submit_orders
 from .templates import SHIPPED, load_templates
 
 
@@ -67,6 +67,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
             _print_rows(console, rows)
         console.print(f"There is no pair to make a video of in '{arguments.folder}'.")
         return 1
+    make_output_folder(arguments.output.absolute())
     fleet = LocalFleet(
         arguments.comfyui,
         arguments.directory.absolute(),
@@ -107,10 +108,10 @@ async def _make(arguments: argparse.Namespace, orders: Orders, fleet: LocalFleet
             console.print("Starting ComfyUI ...")
             starting = asyncio.create_task(asyncio.to_thread(fleet.start_instances, console.print))
 
-            def check() -> None:
+            async def check() -> None:
                 if starting.done():
                     starting.result()  # raises what went wrong
-                    fleet.check()
+                    fleet.check([one["name"] for one in await view.instances()])
 
             records = await show_until_ended(view, names, after, console, check)
             await starting

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from rich.console import Console
 
@@ -17,11 +17,11 @@ async def show_until_ended(
     names: Mapping[str, str],
     after: str,
     console: Console,
-    each_second: Callable[[], None] = lambda: None,
+    each_second: Callable[[], Awaitable[None]] | None = None,
 ) -> dict[str, JobRecord]:
     """Show these jobs (id -> name) until all have ended; returns their last records by id.
 
-    after: the last event that need not be seen. each_second: called meanwhile; what it raises ends this.
+    after: the last event that need not be seen. each_second: awaited meanwhile; what it raises ends this.
     """
     follower = Follower(view, after)
     follower.add(names)
@@ -32,5 +32,6 @@ async def show_until_ended(
             for record in changed:
                 records[record.task_id] = record
                 display.update(record)
-            each_second()
+            if each_second:
+                await each_second()
     return records

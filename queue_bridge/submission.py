@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import JobError
+from .errors import FileUnreachable, JobError
 from .job import DEFAULT_TEMPLATE, JobSpec, Priority, Value, new_job_id
 from .orders import Order
 from .pairing import LeftOut
@@ -96,6 +96,18 @@ async def _revive(one: _Checked, task_id: str, store: Store, view: QueueView) ->
         await store.restart(task_id)
         return task_id, "restarted"
     return task_id, "known"
+
+
+def make_output_folder(folder: Path | None) -> None:
+    """Make the folder for the videos, when one is named; to an instance it would look like a drive that is away.
+
+    Raises FileUnreachable.
+    """
+    if folder:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileUnreachable(f"The output folder '{folder}' cannot be made: {error.strerror or error}.") from error
 
 
 def _check_all(

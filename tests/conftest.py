@@ -74,9 +74,11 @@ def bridge(comfyui_path: Path, redis_url: str, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """The queue's own database server, in a folder whose path is short enough for its socket."""
-    with tempfile.TemporaryDirectory(prefix="sonic-redis-") as folder:
-        with RedisServer(Path(folder), outlives_us=False) as server:
-            yield server
+    with (
+        tempfile.TemporaryDirectory(prefix="sonic-redis-") as folder,
+        RedisServer(Path(folder), outlives_us=False) as server,
+    ):
+        yield server
 
 
 @pytest.fixture(scope="session")
