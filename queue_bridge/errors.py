@@ -5,7 +5,9 @@ BridgeError
 ├── PromptRejected        ComfyUI refused the graph before running it (a wrong input, a missing node)
 ├── PromptFailed          a node failed while the graph ran
 ├── PromptInterrupted     somebody interrupted the prompt
-└── PairingError          the folder itself cannot be read
+├── PairingError          the folder itself cannot be read
+├── RedisServerError      the queue's own database server cannot be found, started or stopped
+└── QueueUnavailable      the queue's database cannot be reached, or not be used as it is
 """
 
 from __future__ import annotations
@@ -57,3 +59,11 @@ class PromptInterrupted(BridgeError):
 
 class PairingError(BridgeError):
     """Raised when a folder of pictures and sounds cannot be read at all."""
+
+
+class RedisServerError(BridgeError):
+    """Raised when the queue's own database server cannot be found, started or stopped."""
+
+
+class QueueUnavailable(BridgeError):
+    """Raised when the queue's database cannot be reached, refuses us, or is not fit for a queue."""
