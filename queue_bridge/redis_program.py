@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,9 +52,9 @@ class ServerProgram:
         name = f"{self.kind}-check-aof"
         beside = self.path.with_name(name)
         if os.access(beside, os.X_OK) or shutil.which(name):
-            return f"{beside if beside.exists() else name} --fix '{file}'"
+            return shlex.join([str(beside) if beside.exists() else name, "--fix", str(file)])
         # The server is its own checker when it is called by that name.
-        return f"bash -c \"exec -a {name} '{self.path}' --fix '{file}'\""
+        return shlex.join(["bash", "-c", f"exec -a {name} {shlex.join([str(self.path), '--fix', str(file)])}"])
 
 
 def find_server_program() -> ServerProgram:

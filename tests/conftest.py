@@ -1,16 +1,20 @@
-"""The one fixture layer: a real ComfyUI server with this pack in it, shared by all tests of a session."""
+"""The one fixture layer: a real ComfyUI server with this pack in it and a real database, shared by a session's tests."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
-from comfyui_sonic.queue_bridge.errors import InstanceError
+from comfyui_sonic.queue_bridge.errors import InstanceError, RedisServerError
 from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.redis_connection import connect_sync
+from comfyui_sonic.queue_bridge.redis_program import ServerProgram, find_server_program
+from comfyui_sonic.queue_bridge.redis_server import RedisServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,3 +63,30 @@ async def client(comfyui: Instance) -> AsyncIterator[ComfyClient]:
     """A fresh client of the session's server."""
     async with ComfyClient(comfyui.address) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> ServerProgram:
+    """The database server that this machine can start; without one the test is skipped, and fails with CI=true."""
+    try:
+        return find_server_program()
+    except RedisServerError as error:
+        if os.environ.get("CI") and os.name == "posix":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_program: ServerProgram) -> Iterator[RedisServer]:
+    """A running database on a unix socket, shared by all tests; ``redis_url`` empties it first."""
+    with tempfile.TemporaryDirectory(prefix="sonic-") as folder:  # a short path, as sockets need it
+        with RedisServer(Path(folder), program=redis_program, outlives_us=False) as server:
+            yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The address of the session's database, which is empty now."""
+    with connect_sync(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
