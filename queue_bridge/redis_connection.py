@@ -91,6 +91,8 @@ def version_numbers(version: str) -> tuple[int, ...]:
 
 # --- errors ----------------------------------------------------------------------------------------------------------
 
+AUTHENTICATION = (exceptions.AuthenticationError, exceptions.AuthenticationWrongNumberOfArgsError)
+NO_PASSWORD_SET = "called without any password configured"  # a server's words, which have no code of their own
 # The first kind that the error or one of its causes is decides; {at} is the address, {text} what was said.
 SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (exceptions.NoPermissionError, "The queue's server at {at} does not let its user do this: {text}."),
@@ -103,8 +105,8 @@ SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionRefusedError, "Nothing answers at {at} (connection refused); start the queue's server there."),
     (FileNotFoundError, "There is no socket at {at}; start the queue's server there."),
     (PermissionError, "The socket at {at} may not be used by this user (permission denied)."),
-    (exceptions.TimeoutError, "The queue's server at {at} did not answer in time; check the network and its load."),
-    (TimeoutError, "The queue's server at {at} did not answer in time; check the network and its load."),
+    (exceptions.TimeoutError, "The queue's server at {at} did not answer in time; check address and network."),
+    (TimeoutError, "The queue's server at {at} did not answer in time; check address and network."),
     (exceptions.InvalidResponse, "What answers at {at} is no Redis; check the address."),
     (exceptions.ConnectionError, "The connection to the queue's server at {at} failed: {text}."),
     (exceptions.ResponseError, "The queue's server at {at} refused a command: {text}."),
@@ -122,10 +124,10 @@ def queue_errors(url: str) -> Iterator[None]:
 
 def as_queue_error(error: BaseException, url: str) -> QueueUnavailable:
     """One sentence about an error of the client, with the address but never the password."""
-    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthenticationWrongNumberOfArgsError):
-        return QueueUnavailable(_about_the_password(error, url))
-    at, text = safe_url(url), _without_password(str(error).strip().rstrip("."), url)
+    at, text = safe_url(url), _without_password(str(error).strip().rstrip(".?"), url)
     causes = list(_causes(error))
+    if any(isinstance(cause, AUTHENTICATION) for cause in causes) or NO_PASSWORD_SET in text:
+        return QueueUnavailable(_about_the_password(text, url))
     for kind, sentence in SENTENCES:
         if any(isinstance(cause, kind) for cause in causes):
             return QueueUnavailable(sentence.format(at=at, text=text))
@@ -140,11 +142,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         error = below
 
 
-def _about_the_password(error: BaseException, url: str) -> str:
+def _about_the_password(text: str, url: str) -> str:
     options, at = _options(url), safe_url(url)
     if not options.get("password"):
         return f"The queue's server at {at} needs a password; put it into the URL, as in redis://:PASSWORD@HOST:6379/0."
-    if "without any password" in str(error) or "no password is set" in str(error):
+    if NO_PASSWORD_SET in text:
         return f"The queue's server at {at} has no password, but the URL names one; remove it from the URL."
     if user := options.get("username"):
         return f"The queue's server at {at} refused the user '{user}' or its password; check both."
@@ -160,8 +162,9 @@ def safe_url(url: str) -> str:
     credentials, at, place = rest.rpartition("@")
     if at and re.search(r"[/?#]", credentials):  # what belongs to the password cannot be told any more
         return f"{scheme}{mark}***"
-    user = credentials.partition(":")[0] if ":" in credentials else ""
-    hidden = f"{user}:***@" if user else "***@" if at else ""
+    user, colon, _ = credentials.partition(":")
+    hidden = f"{user}:***@" if colon else "***@" if at else ""
+    place = re.sub(r"^([^:/?#[]*):(?!\d+(?:[/?#]|$)).*", r"\1:***", place)  # no port: a password without its @
     return f"{scheme}{mark}{hidden}" + re.sub(r"([?&](?!db=|ssl_)[^=&]*=)[^&#]*", r"\1***", place)
 
 

@@ -185,8 +185,7 @@ class RedisServer:
             return _locked(self.data_directory)
         except OSError as error:
             raise RedisServerError(
-                f"The folder '{self.data_directory}' for the queue's data cannot be written: "
-                f"{error.strerror or error}."
+                f"The folder '{self.data_directory}' for the queue's data cannot be written: {error.strerror or error}."
             ) from error
 
     def _launch(self, lock: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""The one fixture layer: a real ComfyUI server with this pack in it and a real database, shared by a session's tests."""
+"""The one fixture layer: a real ComfyUI server with this pack in it, and a real database, shared by all tests."""
 
 from __future__ import annotations
 
@@ -79,9 +79,11 @@ def redis_program() -> ServerProgram:
 @pytest.fixture(scope="session")
 def redis_server(redis_program: ServerProgram) -> Iterator[RedisServer]:
     """A running database on a unix socket, shared by all tests; ``redis_url`` empties it first."""
-    with tempfile.TemporaryDirectory(prefix="sonic-") as folder:  # a short path, as sockets need it
-        with RedisServer(Path(folder), program=redis_program, outlives_us=False) as server:
-            yield server
+    with (
+        tempfile.TemporaryDirectory(prefix="sonic-") as folder,  # a short path, as sockets need it
+        RedisServer(Path(folder), program=redis_program, outlives_us=False) as server,
+    ):
+        yield server
 
 
 @pytest.fixture
