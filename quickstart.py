@@ -64,11 +64,11 @@ class Requirements:
         bare = [line for line in comfyui_lines if package_of(line) in WITHOUT_DEPENDENCIES]
         bare = [line for line in bare if package_of(line) not in map(package_of, TORCH_COMPANIONS)]
         self.without_dependencies = [*TORCH_COMPANIONS, *bare, "kornia_rs"]
-        if with_tests:
-            import tomllib  # here, so that an older Python gets as far as the sentence about its version
+        import tomllib  # here, so that an older Python gets as far as the sentence about its version
 
-            project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-            self.plain += project["optional-dependencies"]["test"]
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        extras = ("embedded", "test") if with_tests else ("embedded",)
+        self.plain += [line for extra in extras for line in project["optional-dependencies"][extra]]
 
     def stamp(self) -> str:
         """Changes whenever something else would be installed."""

@@ -58,7 +58,7 @@ class Ours:
         async def work(slot: int) -> None:
             nonlocal left
             store = Store(connect(self._settings.url), self._settings)
-            me = Identity(f"slot-{slots}-{slot}")
+            me = Identity(f"slot-{new_job_id()}-{slot}")
             await store.register(me)
             while left > 0:
                 claimed = await store.claim(me.name, me.boot, LANES)
@@ -66,7 +66,6 @@ class Ours:
                     return
                 left -= 1
                 await store.complete(claimed, {"output": "x"})
-            await store.close()
 
         await asyncio.gather(*(work(slot) for slot in range(slots)))
 

@@ -3,7 +3,7 @@
 BridgeError
 ├── ConfigError           a setting is wrong; ``setting`` names it
 ├── QueueUnavailable      the queue's Redis server cannot be used: not there, wrong password, too old
-├── RedisServerError      a server of our own for the queue cannot be started or stopped
+├── RedisServerError      the queue's own database server cannot be found, started or stopped
 ├── JobError              a job cannot be run as it is; trying again changes nothing
 │   ├── BadJob            a field or a parameter of a job is wrong
 │   └── TemplateError     a job template is missing or is none
@@ -41,7 +41,7 @@ class QueueUnavailable(BridgeError):
 
 
 class RedisServerError(BridgeError):
-    """Raised when the queue's own database server cannot be started or stopped."""
+    """Raised when the queue's own database server cannot be found, started or stopped."""
 
 
 class JobError(BridgeError):

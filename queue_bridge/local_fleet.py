@@ -66,6 +66,7 @@ class LocalFleet:
         """Start the queue's server, or join the one that runs; returns its URL."""
         if not self._given_url:
             self._redis.start()
+            self._redis.wait_until_ready()
         return self.url
 
     def start_instances(self, say: Callable[[str], None]) -> None:

@@ -1,168 +1,230 @@
-"""Connections to the queue's Redis server, and its troubles as sentences that never hold a password."""
+"""The connection to the queue's database: its options, one check, and one place where its errors become sentences."""
 
 from __future__ import annotations
 
 import re
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-import redis
-import redis.asyncio
-import redis.asyncio.retry
+from redis import Redis as SyncRedis
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    NoPermissionError,
-    ReadOnlyError,
-    RedisError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
+from redis.retry import Retry as SyncRetry
 
 from .errors import QueueUnavailable
 
+OLDEST_SERVER = (7, 0)
 SCHEMES = ("redis", "rediss", "unix")
-OLDEST = (7, 0)
-CONNECT_S = 5.0
-REPLY_S = 15.0  # longer than the longest blocking read (5 s), or its answer would be taken for a dead server
-VERSION = re.compile(r"(\d+)\.(\d+)")
+FILES_IN_QUERY = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")  # an own authority, a client's certificate
+SOCKET_TIMEOUT_S = 15.0  # a blocking read takes up to 5 s on purpose
+CONNECT_TIMEOUT_S = 5.0
+HEALTH_CHECK_S = 30  # a connection idle for longer is asked for a sign of life before it is used
+# Plain arrays from every server, as Lua scripts answer too, and no push messages or further handshakes as in RESP3.
+PROTOCOL = 2
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """kind: redis or valkey. appendonly: what is written is kept on disk; fsync: how soon (always, everysec, no)."""
+    """What answers at the queue's address.
 
-    kind: str
+    version: such as "9.1.2". kind: "valkey" or "redis". appendonly: whether it keeps a log of all changes on disk.
+    fsync: "always", "everysec" or "no"; None when the server does not tell (managed services often refuse CONFIG).
+    """
+
     version: str
+    kind: str
     appendonly: bool
-    fsync: str
-
-    def __str__(self) -> str:
-        kept = f"appendonly, fsync {self.fsync}" if self.appendonly else "keeps nothing"
-        return f"{self.kind} {self.version}, {kept}"
+    fsync: str | None
 
 
-def connect(url: str) -> redis.asyncio.Redis:
-    """An asynchronous client; it connects when it is first used. Raises QueueUnavailable for a wrong URL."""
-    _check_url(url)
-    return redis.asyncio.Redis.from_url(url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0), **_options(url))
+def connect(url: str) -> Redis:
+    """A client of the queue's database, which connects when it is first used.
+
+    Nothing is ever sent twice by the client itself: a lost answer reaches the caller, whose scripts may be repeated.
+    Raises QueueUnavailable when the URL is wrong.
+    """
+    return Redis(**_options(url), **_fixed(SOCKET_TIMEOUT_S), retry=Retry(NoBackoff(), 0))
 
 
-def connect_sync(url: str) -> redis.Redis:
-    """The same for a thread of its own."""
-    _check_url(url)
-    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_options(url))
+def connect_sync(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> SyncRedis:
+    """As ``connect``, for code without an event loop. timeout_s: the longest wait for an answer."""
+    return SyncRedis(**_options(url), **_fixed(timeout_s), retry=SyncRetry(NoBackoff(), 0))
 
 
-def _options(url: str) -> dict[str, Any]:
-    """No retries inside the library: it would repeat what is not ours to repeat, and hide that a server is away."""
-    options: dict[str, Any] = {
-        "decode_responses": True,
-        "protocol": 2,  # the shapes of replies differ by protocol; every server of 7.0 and later speaks this one
-        "socket_timeout": REPLY_S,
-        "health_check_interval": 0,
-    }
-    if not url.startswith("unix:"):
-        options |= {"socket_connect_timeout": CONNECT_S, "socket_keepalive": True}
-    return options
+async def check_server(client: Redis, url: str) -> ServerInfo:
+    """Ask the server what it is.
 
-
-def safe_url(url: str) -> str:
-    """The URL with a mask in place of its password, for logs and messages."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        user = parts.username or ""
-        secret = parts.password is not None or "password=" in parts.query
-    except ValueError:
-        return "(an address that cannot be read)"
-    netloc = f"{user}:***@{host}" if secret and parts.netloc else (f"{user}@{host}" if user else host)
-    if parts.scheme == "unix":
-        return f"unix://{netloc}{parts.path}"
-    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        wrong = parts.scheme not in SCHEMES or not (parts.path if parts.scheme == "unix" else parts.hostname)
-        _ = parts.port
-    except ValueError:
-        wrong = True
-    if wrong:
-        raise QueueUnavailable(
-            "The queue's address is not one of redis://host:port/0, rediss://host:port/0 or unix:///path/to/socket."
-        )
-
-
-async def check_server(client: redis.asyncio.Redis, url: str) -> ServerInfo:
-    """What kind of server it is. Raises QueueUnavailable when it does not answer or is too old."""
-    try:
-        facts = await client.info("server")
-        persistence = await client.info("persistence")
-    except (RedisError, OSError) as error:
-        raise as_queue_error(error, url) from error
-    version = str(facts.get("redis_version", "0.0"))
-    found = VERSION.match(version)
-    if not found or (int(found[1]), int(found[2])) < OLDEST:
-        raise QueueUnavailable(
-            f"The queue's server at {safe_url(url)} is Redis {version}; 7.0 or newer, or Valkey, is needed."
-        )
-    appendonly = bool(persistence.get("aof_enabled"))
-    fsync = ""
-    if appendonly:
+    Raises QueueUnavailable when it does not answer or refuses us, is older than 7.0, still loads or is a replica.
+    """
+    with queue_errors(url):
+        facts: dict[str, Any] = await client.info()
         try:
-            fsync = str((await client.config_get("appendfsync")).get("appendfsync", ""))
-        except (RedisError, OSError):
-            fsync = "unknown"  # hosted servers do not show their settings
-    kind = "valkey" if "valkey_version" in facts else "redis"
-    return ServerInfo(kind, str(facts.get("valkey_version", version)), appendonly, fsync)
+            fsync = (await client.config_get("appendfsync")).get("appendfsync")
+        except exceptions.ResponseError:
+            fsync = None
+    kind = "valkey" if facts.get("server_name") == "valkey" else "redis"
+    version = str(facts.get("valkey_version") or facts["redis_version"])
+    if version_numbers(version) < OLDEST_SERVER:
+        found, oldest = f"{kind.capitalize()} {version}", ".".join(map(str, OLDEST_SERVER))
+        raise QueueUnavailable(
+            f"The queue's server at {safe_url(url)} is {found}; version {oldest} or newer is needed."
+        )
+    if facts.get("loading"):
+        raise as_queue_error(exceptions.BusyLoadingError(), url)
+    if facts.get("role") == "slave":
+        raise as_queue_error(exceptions.ReadOnlyError(), url)
+    return ServerInfo(version, kind, bool(facts.get("aof_enabled")), fsync)
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version such as "7.0.15", for comparisons; an unreadable one counts as very old."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+AUTHENTICATION = (exceptions.AuthenticationError, exceptions.AuthenticationWrongNumberOfArgsError)
+NO_PASSWORD_SET = "called without any password configured"  # a server's words, which have no code of their own
+# The first kind that the error or one of its causes is decides; {at} is the address, {text} what was said.
+SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
+    (exceptions.NoPermissionError, "The queue's server at {at} does not let its user do this: {text}."),
+    (exceptions.BusyLoadingError, "The queue's server at {at} is still loading its data; try again in a moment."),
+    (exceptions.ReadOnlyError, "The queue's server at {at} is a read-only replica; give the address of its primary."),
+    (exceptions.MasterDownError, "The queue's server at {at} is a replica without its primary; give another address."),
+    (exceptions.OutOfMemoryError, "The queue's server at {at} has no memory left; raise its maxmemory."),
+    (socket.gaierror, "The host of the queue's server at {at} is unknown; check the address."),
+    (ssl.SSLError, "No safe connection to the queue's server at {at}: {text}."),
+    (ConnectionRefusedError, "Nothing answers at {at} (connection refused); start the queue's server there."),
+    (FileNotFoundError, "There is no socket at {at}; start the queue's server there."),
+    (PermissionError, "The socket at {at} may not be used by this user (permission denied)."),
+    (exceptions.TimeoutError, "The queue's server at {at} did not answer in time; check address and network."),
+    (TimeoutError, "The queue's server at {at} did not answer in time; check address and network."),
+    (exceptions.InvalidResponse, "What answers at {at} is no Redis; check the address."),
+    (exceptions.ConnectionError, "The connection to the queue's server at {at} failed: {text}."),
+    (exceptions.ResponseError, "The queue's server at {at} refused a command: {text}."),
+)
+
+
+@contextmanager
+def queue_errors(url: str) -> Iterator[None]:
+    """Around every use of a client: its errors leave as QueueUnavailable."""
+    try:
+        yield
+    except (exceptions.RedisError, OSError) as error:
+        raise as_queue_error(error, url) from error
 
 
 def as_queue_error(error: BaseException, url: str) -> QueueUnavailable:
-    """Whatever the library or the network says about the server, as one sentence."""
-    where = f"The queue's server at {safe_url(url)}"
-    text = str(error)
-    if isinstance(error, AuthenticationError | AuthorizationError) or "WRONGPASS" in text or "NOAUTH" in text:
-        needs = "needs a password" if "NOAUTH" in text or "Authentication required" in text else "refused the password"
-        return QueueUnavailable(f"{where} {needs}; put the right one into the address, redis://:password@host:port.")
-    if isinstance(error, NoPermissionError):
-        return QueueUnavailable(f"{where} does not allow this user what the queue needs; give it all of its own keys.")
-    if isinstance(error, BusyLoadingError):
-        return QueueUnavailable(f"{where} is still reading its data.")
-    if isinstance(error, ReadOnlyError):
-        return QueueUnavailable(f"{where} is a replica that takes no changes; name the primary one.")
-    if isinstance(error, RedisTimeoutError | TimeoutError):
-        return QueueUnavailable(f"{where} does not answer in time.")
-    if isinstance(error, RedisConnectionError | OSError):
-        return QueueUnavailable(f"{where} cannot be reached ({_reason(text)}).")
-    return QueueUnavailable(f"{where} answered with an error ({type(error).__name__}: {_first_line(text)}).")
+    """One sentence about an error of the client, with the address but never the password."""
+    at, text = safe_url(url), _without_password(str(error).strip().rstrip(".?"), url)
+    causes = list(_causes(error))
+    if any(isinstance(cause, AUTHENTICATION) for cause in causes) or NO_PASSWORD_SET in text:
+        return QueueUnavailable(_about_the_password(text, url))
+    for kind, sentence in SENTENCES:
+        if any(isinstance(cause, kind) for cause in causes):
+            return QueueUnavailable(sentence.format(at=at, text=text))
+    return QueueUnavailable(f"The queue's server at {at} cannot be used: {text or type(error).__name__}.")
 
 
-def _reason(text: str) -> str:
-    """Why a connection failed, out of the library's words."""
-    for words, reason in (
-        ("refused", "nothing listens there"),
-        ("Connect call failed", "nothing listens there"),
-        ("Name or service not known", "no such host"),
-        ("nodename nor servname", "no such host"),
-        ("Temporary failure in name resolution", "its name is not known"),
-        ("No address associated", "its name is not known"),
-        ("No such file", "there is no such socket"),
-        ("Permission denied", "its socket may not be used by this user"),
-        ("CERTIFICATE", "its certificate is not trusted here"),
-        ("SSL", "it does not speak TLS, or not this kind"),
-        ("closed", "it closed the connection"),
-        ("reset", "it closed the connection"),
-    ):
-        if words in text:
-            return reason
-    return "the connection broke"
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what the client wrapped into it."""
+    yield error
+    while isinstance(error, exceptions.RedisError) and (below := error.__cause__ or error.__context__):
+        yield below
+        error = below
 
 
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")[:200]
+def _about_the_password(text: str, url: str) -> str:
+    options, at = _options(url), safe_url(url)
+    if not options.get("password"):
+        return f"The queue's server at {at} needs a password; put it into the URL, as in redis://:PASSWORD@HOST:6379/0."
+    if NO_PASSWORD_SET in text:
+        return f"The queue's server at {at} has no password, but the URL names one; remove it from the URL."
+    if user := options.get("username"):
+        return f"The queue's server at {at} refused the user '{user}' or its password; check both."
+    return f"The queue's server at {at} refused the password; check the one in the URL."
+
+
+# --- addresses -------------------------------------------------------------------------------------------------------
+
+
+def safe_url(url: str) -> str:
+    """The URL for logs and sentences: a password in it, also in a malformed one, is replaced by ``***``."""
+    scheme, mark, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
+    credentials, at, place = rest.rpartition("@")
+    if at and re.search(r"[/?#]", credentials):  # what belongs to the password cannot be told any more
+        return f"{scheme}{mark}***"
+    user, colon, _ = credentials.partition(":")
+    hidden = f"{user}:***@" if colon else "***@" if at else ""
+    place = re.sub(r"^([^:/?#[]*):(?!\d+(?:[/?#]|$)).*", r"\1:***", place)  # no port: a password without its @
+    return f"{scheme}{mark}{hidden}" + re.sub(r"([?&](?!db=|ssl_)[^=&]*=)[^&#]*", r"\1***", place)
+
+
+def _without_password(text: str, url: str) -> str:
+    """A server may quote our own words."""
+    password = _options(url).get("password")
+    return text.replace(password, "***") if password else text
+
+
+def _fixed(timeout_s: float) -> dict[str, Any]:
+    """What every connection has, whatever the URL says."""
+    return {
+        "protocol": PROTOCOL,
+        "decode_responses": True,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": min(CONNECT_TIMEOUT_S, timeout_s),
+        "socket_keepalive": True,
+        "health_check_interval": HEALTH_CHECK_S,
+    }
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Host, port, database, credentials and TLS out of a URL; raises QueueUnavailable when it is wrong."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        wrong = _what_is_wrong(parts, query)
+    except ValueError:  # its text may quote a part of the password, so it is not told
+        wrong = "host or port cannot be read; in a password, write @ : / ? # % as %40 %3A %2F %3F %23 %25"
+    if wrong:
+        raise QueueUnavailable(f"The queue's address '{safe_url(url)}' is wrong: {wrong}.")
+    options: dict[str, Any] = {
+        "username": unquote(parts.username) if parts.username else None,
+        "password": unquote(parts.password) if parts.password else query.get("password"),
+    }
+    if parts.scheme == "unix":
+        return options | {"unix_socket_path": unquote(parts.path), "db": int(query.get("db") or 0)}
+    options |= {"host": parts.hostname, "port": port or 6379}
+    options["db"] = int(query.get("db") or parts.path.strip("/") or 0)
+    if parts.scheme == "rediss":  # without ssl_ca_certs the authorities that this system trusts
+        options |= {"ssl": True, **{name: query[name] for name in FILES_IN_QUERY if name in query}}
+    return options
+
+
+def _what_is_wrong(parts: SplitResult, query: dict[str, str]) -> str:
+    """Why the URL cannot be used, or nothing."""
+    if parts.scheme not in SCHEMES:
+        return "it has to start with redis://, rediss:// or unix://"
+    if parts.fragment:
+        return "there is a # in it; in a password, write %23"
+    if parts.scheme == "unix" and (not parts.path.startswith("/") or parts.hostname):
+        return "unix:// needs the whole path of the socket, as in unix:///run/redis.sock"
+    if parts.scheme != "unix" and not parts.hostname:
+        return "there is no host in it"
+    database = query.get("db") or (parts.path.strip("/") if parts.scheme != "unix" else "") or "0"
+    if not database.isascii() or not database.isdigit():
+        return "the number of the database, as in redis://HOST:6379/0, is no number"
+    known = {"db", "password"} | (set(FILES_IN_QUERY) if parts.scheme == "rediss" else set())
+    if unknown := sorted(set(query) - known):
+        return f"it cannot have the option '{unknown[0]}'; possible are {', '.join(sorted(known))}"
+    missing = [query[name] for name in FILES_IN_QUERY if name in query and not Path(query[name]).is_file()]
+    return f"there is no file '{missing[0]}'" if missing else ""

@@ -16,6 +16,7 @@ CHECK_S = 1.0
 
 def serve_redis(data: Path, port: int | None, *, durable: bool, as_json: bool) -> int:
     """Run until Ctrl-C or SIGTERM. Prints what clients need; with a port that includes the password."""
+    # In the terminal it ends with the command; one that runs already is left as it is.
     with RedisServer(data, port=port, durable=durable, outlives_us=False) as server:
         if as_json:
             sys.stdout.write(json.dumps({"url": server.url, "data": str(server.data_directory)}) + "\n")
