@@ -11,7 +11,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -155,13 +155,8 @@ def _check(settings: Settings, places: Mapping[str, str]) -> None:
         raise wrong("heartbeat_s", f"{settings.heartbeat_s:g} is more than a third of lease_s ({settings.lease_s:g}).")
     for tier in set(settings.tiers) - set(TIERS):
         raise wrong("tiers", f"{tier} is not one of {', '.join(map(str, TIERS))}.")
-    for name in ("roots", "templates"):
-        for folder in getattr(settings, name):
-            _check_folder(folder, must_exist=name == "templates", wrong=lambda message, name=name: wrong(name, message))
-
-
-def _check_folder(folder: Path, *, must_exist: bool, wrong: Callable[[str], ConfigError]) -> None:
-    if not folder.is_absolute():
-        raise wrong(f"'{folder}' is no absolute path.")
-    if must_exist and not folder.is_dir():
-        raise wrong(f"the folder '{folder}' is not there.")
+    folders = [("roots", one) for one in settings.roots] + [("templates", one) for one in settings.templates]
+    for name, folder in [(name, one) for name, one in folders if not one.is_absolute()]:
+        raise wrong(name, f"'{folder}' is no absolute path.")
+    for folder in [one for one in settings.templates if not one.is_dir()]:
+        raise wrong("templates", f"the folder '{folder}' is not there.")

@@ -147,7 +147,7 @@ def _is_file(place: Path, staged: Mapping[str, Any]) -> bool:
     if not place.is_file() or place.stat().st_size != staged["bytes"]:
         return False
     with place.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == staged["sha256"]
+        return hashlib.file_digest(file, "sha256").hexdigest() == str(staged["sha256"])
 
 
 def _sync_folder(folder: Path) -> None:

@@ -77,7 +77,7 @@ def _outcome(record: JobRecord) -> Outcome:
 
 def summary(rows: Sequence[Row]) -> str:
     """One line of counts."""
-    counts = Counter(row.outcome for row in rows)
+    counts: Counter[str] = Counter(row.outcome for row in rows)
     always = ("made", "skipped", "failed")
     others = [outcome for outcome in counts if outcome not in always]
     words = {"there": "there already", "waiting": "still in the queue"}

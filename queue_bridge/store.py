@@ -100,8 +100,8 @@ class Store:
         claim_id: the same one asks again after an answer was lost. Raises Unregistered.
         """
         lease_ms = round(self.settings.lease_s * 1000)
-        values = (instance, boot, claim_id or uuid.uuid4().hex, lease_ms, self.settings.priority_share, *lanes)
-        answer = await self._call("claim", *values)
+        claim_id = claim_id or uuid.uuid4().hex
+        answer = await self._call("claim", instance, boot, claim_id, lease_ms, self.settings.priority_share, *lanes)
         if answer[0] == "unregistered":
             raise Unregistered(instance)
         if answer[0] == "none":

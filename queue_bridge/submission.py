@@ -80,7 +80,10 @@ async def submit_orders(
             wanted.append((number, one))
     answers = await store.submit([one.submission for _, one in wanted], again=defaults.again)
     for (number, one), answer in zip(wanted, answers, strict=True):
-        task_id, found = (answer.task_id, "made") if answer.made else await _revive(one, answer.task_id, store, view)
+        task_id: str = answer.task_id
+        found: Found = "made"
+        if not answer.made:
+            task_id, found = await _revive(one, answer.task_id, store, view)
         tracked[number] = Tracked(one.order, task_id, found, one.warnings)
     return Submitted(tuple(tracked[number] for number in sorted(tracked)), tuple(left_out))
 

@@ -90,7 +90,11 @@ class Worker:
         started = time.monotonic()
         lost = asyncio.Event()
         loop = asyncio.get_running_loop()
-        self._keeper.hold(job, lambda: loop.call_soon_threadsafe(lost.set))
+
+        def lose() -> None:
+            loop.call_soon_threadsafe(lost.set)
+
+        self._keeper.hold(job, lose)
         try:
             result = await _unless(lost, self._make(job, started))
             await self._persist(lambda: self._store.complete(job, result))
@@ -124,8 +128,10 @@ class Worker:
 
     async def _make(self, job: JobRecord, started: float) -> dict[str, Any]:
         """Everything between claim and commit; returns the result that is to be committed."""
-        if job.staged and await asyncio.to_thread(self._files.publish, job.staged):
-            return dict(job.staged["result"])  # an earlier start made it and died before it could say so
+        if job.staged is not None:  # by an earlier start, which died before it could say that it was done
+            published: bool = await asyncio.to_thread(self._files.publish, job.staged)
+            if published:
+                return dict(job.staged["result"])
         template = template_named(self._templates, job.spec.workflow)
         config = dict(job.spec.config)
         if "resolution" in template.parameters and job.degradations:
@@ -153,12 +159,12 @@ class Worker:
             )
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced = self._produced(outcome, template)
-            staged = await asyncio.to_thread(self._files.stage, produced, job.spec, job.token)
+            laid = await asyncio.to_thread(self._files.stage, produced, job.spec, job.token)
         finally:
             await reports.end()
         result = {
-            "output": staged["place"],
-            "bytes": staged["bytes"],
+            "output": laid["place"],
+            "bytes": laid["bytes"],
             "seconds": round(time.monotonic() - started, 3),
             "instance": self._identity.name,
             "attempt": job.attempt,
@@ -167,9 +173,9 @@ class Worker:
             "degraded": bool(job.degradations),
             "report": outcome.report("sonic"),
         }
-        await self._persist(lambda: self._store.stage(job, {**staged, "result": result}))
-        if not await asyncio.to_thread(self._files.publish, staged):
-            raise BridgeError(f"The video of job {job.task_id} vanished from '{staged['staged']}' before its renaming.")
+        await self._persist(lambda: self._store.stage(job, {**laid, "result": result}))
+        if not await asyncio.to_thread(self._files.publish, laid):
+            raise BridgeError(f"The video of job {job.task_id} vanished from '{laid['staged']}' before its renaming.")
         return result
 
     def _produced(self, outcome: PromptResult, template: Template) -> Path:

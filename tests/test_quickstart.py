@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from comfyui_sonic.queue_bridge.redis_server import running_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +36,7 @@ def test_without_arguments_the_examples_are_made(quickstart: Any) -> None:
     arguments, rest = quickstart.parse([])
     assert arguments.command == "run"
     assert arguments.folder == ROOT / "examples" / "batch"
+    assert arguments.instances == 2
     assert not arguments.keep
     assert rest == []
 
@@ -45,7 +47,7 @@ def test_everything_behind_test_is_pytests(quickstart: Any) -> None:
     assert rest == ["-k", "pairing", "--keep"]
 
 
-@pytest.mark.parametrize("wrong", [["--port", "70000"], ["--port", "x"], ["--what"], ["fly"]])
+@pytest.mark.parametrize("wrong", [["--port", "70000"], ["--port", "x"], ["--instances", "0"], ["--what"], ["fly"]])
 def test_a_wrong_argument_ends_with_status_2(quickstart: Any, wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         quickstart.parse(wrong)
@@ -103,21 +105,27 @@ def test_a_failing_step_names_its_reason_and_its_log(
 
 
 @pytest.mark.slow
-def test_a_folder_becomes_videos_and_a_broken_file_stops_nothing(comfyui_path: Path, tmp_path: Path) -> None:
+def test_a_folder_becomes_videos_and_a_second_run_starts_nothing(comfyui_path: Path, tmp_path: Path) -> None:
     folder = folder_with_a_good_and_a_broken_pair(tmp_path)
     result = run_folder(comfyui_path, tmp_path, folder)
-    assert result.returncode == 0, result.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good 声音 🎤.mp4"]
     assert "1 made, 2 skipped, 0 failed" in result.stdout
     assert "draft" in result.stdout
-    assert "Traceback" not in result.stdout
-    assert not list((tmp_path / "base" / "input" / "sonic").iterdir()), "nothing of a run stays behind"
+    assert "comfyui-1" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    for base in (tmp_path / "base" / "instances").iterdir():
+        assert not list((base / "input" / "sonic").glob("*")), "nothing of a run stays behind"
+    again = run_folder(comfyui_path, tmp_path, folder)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "2 known already; --again makes anew what is there." in again.stdout
+    assert "Starting ComfyUI" not in again.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_server_and_leaves_no_half_video(comfyui_path: Path, tmp_path: Path, number: int) -> None:
+def test_a_signal_stops_everything_and_leaves_no_half_video(comfyui_path: Path, tmp_path: Path, number: int) -> None:
     import psutil
 
     folder = folder_with_a_good_and_a_broken_pair(tmp_path)
@@ -126,13 +134,15 @@ def test_a_signal_stops_the_server_and_leaves_no_half_video(comfyui_path: Path, 
     for line in process.stdout:
         if "answers at" in line:
             break
-    server = json.loads((tmp_path / "base" / "server.json").read_text(encoding="utf-8"))
+    base = tmp_path / "base"
+    server = json.loads((base / "instances" / "1" / "server.json").read_text(encoding="utf-8"))
     time.sleep(0.3)  # into the first prompt; where exactly does not matter
     process.send_signal(number)
     assert process.wait(30) == 128 + number
     assert not psutil.pid_exists(server["process"])
     assert not list(tmp_path.glob("out/.*")), "no unfinished file"
-    assert not (tmp_path / "base" / "server.json").exists()
+    assert not (base / "instances" / "1" / "server.json").exists()
+    assert running_server(base / "queue") is None
 
 
 def folder_with_a_good_and_a_broken_pair(tmp_path: Path) -> Path:
@@ -147,9 +157,9 @@ def folder_with_a_good_and_a_broken_pair(tmp_path: Path) -> Path:
 
 
 def run_folder_command(comfyui_path: Path, tmp_path: Path, folder: Path) -> list[str]:
-    places = ["--base-directory", str(tmp_path / "base"), "--output", str(tmp_path / "out"), str(folder)]
+    places = ["--directory", str(tmp_path / "base"), "--output", str(tmp_path / "out"), str(folder)]
     module = "comfyui_sonic.queue_bridge.run_folder"
-    return [sys.executable, "-m", module, "--comfyui", str(comfyui_path), *places]
+    return [sys.executable, "-m", module, "--instances", "1", "--comfyui", str(comfyui_path), *places]
 
 
 def run_folder(comfyui_path: Path, tmp_path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
