@@ -116,13 +116,13 @@ class RedisServer:
         deadline = time.monotonic() + JOIN_TIMEOUT_S
         while True:
             lock = self._take_lock()
-            if lock is not None:
-                with lock:
+            with lock or contextlib.nullcontext():
+                if running := _ask(self.data_directory):  # asked with the lock too: somebody may have removed its file
+                    self._join(running)
+                    return
+                if lock is not None:
                     self._launch(lock)
-                return
-            if running := _ask(self.data_directory):
-                self._join(running)
-                return
+                    return
             if time.monotonic() > deadline:
                 raise RedisServerError(_mute(self.data_directory))
             time.sleep(POLL_S)
@@ -152,9 +152,9 @@ class RedisServer:
         """End the server of this folder, whoever started it; its data stay. Safe to call again."""
         stop_running(self.data_directory)
         if self.process is not None:
-            self.process.wait()
             if self.process.stdin:
                 self.process.stdin.close()
+            self.process.wait()
         self.started_here = False
 
     def __enter__(self) -> RedisServer:
@@ -366,15 +366,15 @@ def _end_by_signals(folder: Path) -> bool:
 
 
 def _lives(folder: Path) -> bool:
-    """True while a server (or its starter, for a moment) holds the folder's lock."""
-    if sys.platform == "win32" or not (folder / LOCK).exists():
+    """True while a server (or its starter, for a moment) holds the folder's lock, or a server answers without one."""
+    if sys.platform == "win32":
         return False
-    with (folder / LOCK).open("rb") as file:
+    with contextlib.suppress(FileNotFoundError), (folder / LOCK).open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-    return False
+    return _ask(folder) is not None
 
 
 def _locked(folder: Path) -> BinaryIO | None:

@@ -217,7 +217,7 @@ async def test_a_full_server_is_one_sentence(own_server: RedisServer) -> None:
 
 async def test_a_server_that_loads_is_one_sentence(own_server: RedisServer) -> None:
     with connect_sync(own_server.url) as client, client.pipeline() as pipeline:
-        for number in range(3000):
+        for number in range(10_000):
             pipeline.set(f"key {number}", "value")
         pipeline.execute()
     own_server.stop()

@@ -53,12 +53,16 @@ def process_of(folder: Path) -> int:
 
 
 def lives(process: int) -> bool:
-    return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
-def wait_for_the_end(process: int) -> None:
+def wait_for_the_end(process: int, folder: Path) -> None:
+    """Until the process has ended, and with its last thread has let go of the folder's lock."""
     deadline = time.monotonic() + 10
-    while lives(process):
+    while lives(process) or running_server(folder):
         assert time.monotonic() < deadline, "the server did not end"
         time.sleep(0.01)
 
@@ -121,7 +125,7 @@ def test_data_survive_a_kill_and_what_it_left_is_cleaned(folder: Path) -> None:
         client.xadd("jobs", {"id": "1"})
     killed = process_of(folder)
     os.kill(killed, signal.SIGKILL)
-    wait_for_the_end(killed)
+    wait_for_the_end(killed, folder)
     assert (folder / "redis.sock").exists()
     assert (folder / "redis.pid").exists()
     assert not server.is_alive()
@@ -156,7 +160,7 @@ def test_a_server_outlives_its_killed_starter_and_is_joined(folder: Path) -> Non
     stopped = stop_running(folder)
     assert stopped
     assert stopped.process == server_process
-    wait_for_the_end(server_process)
+    wait_for_the_end(server_process, folder)
 
 
 def test_a_server_that_shall_not_outlive_its_starter_ends_when_that_is_killed(folder: Path) -> None:
@@ -164,7 +168,7 @@ def test_a_server_that_shall_not_outlive_its_starter_ends_when_that_is_killed(fo
     [(server_process, _)] = let_start([process])
     assert lives(server_process)
     kill(process)
-    wait_for_the_end(server_process)
+    wait_for_the_end(server_process, folder)
     assert running_server(folder) is None
 
 
@@ -192,6 +196,17 @@ def test_who_joins_and_asks_for_more_durability_gets_it(folder: Path) -> None:
         assert client.config_get("appendfsync") == {"appendfsync": "always"}
 
 
+def test_a_removed_lock_file_is_no_reason_for_a_second_server(folder: Path) -> None:
+    started(folder)
+    process = process_of(folder)
+    (folder / "redis.lock").unlink()
+    again = started(folder)
+    assert not again.started_here
+    assert process_of(folder) == process
+    again.stop()
+    wait_for_the_end(process, folder)
+
+
 def test_ctrl_c_in_the_terminal_does_not_reach_the_server(folder: Path) -> None:
     started(folder)
     assert os.getsid(process_of(folder)) != os.getsid(0)
@@ -211,7 +226,7 @@ def test_a_server_that_hangs_is_no_reason_for_a_second_one_and_can_be_stopped(
     stopped = stop_running(folder)
     assert stopped
     assert stopped.process == process
-    wait_for_the_end(process)
+    wait_for_the_end(process, folder)
 
 
 def test_stopping_where_nothing_runs_does_nothing(folder: Path) -> None:
