@@ -8,6 +8,7 @@ the queue item, which has grown from five to six values; ``fits`` recognises bot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import inspect
 import time
@@ -124,11 +125,9 @@ class PromptQueueRunner:
                 return dict(entry)
             if not known:
                 raise PromptInterrupted("Somebody took the prompt out of ComfyUI's queue.")
-            try:
-                await asyncio.wait_for(ended.wait(), POLL_S)
-            except TimeoutError:
-                continue
-            await asyncio.sleep(0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await ended.wait()
 
     def _is_known(self, prompt_id: str) -> bool:
         with self._queue.mutex:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from .job import JobRecord
 from .keys import CLASSES, GROUP, Keys
-from .redis_connection import as_queue_error
+from .redis_connection import answer_to
 from .states import TERMINAL, State
 
 EVENTS_A_CALL = 1000
@@ -56,7 +54,7 @@ class QueueView:
             async with self._client.pipeline(transaction=False) as pipeline:
                 for task_id in part:
                     pipeline.hgetall(self._keys.job(task_id))
-                hashes = await self._guarded(pipeline.execute())
+                hashes = await self._ask(pipeline.execute())
             records.update({t: JobRecord.from_hash(h) for t, h in zip(part, hashes, strict=True) if h.get("state")})
         return records
 
@@ -64,16 +62,16 @@ class QueueView:
         """Ids of jobs in these states: running, retrying, queued in their order, then ended ones, latest first."""
         found: list[str] = []
         if State.RUNNING in states:
-            found += await self._guarded(self._client.zrange(self._keys.leases, 0, limit))
+            found += await self._ask(self._client.zrange(self._keys.leases, 0, limit))
         if State.RETRYING in states:
-            found += await self._guarded(self._client.zrange(self._keys.delayed, 0, limit))
+            found += await self._ask(self._client.zrange(self._keys.delayed, 0, limit))
         if State.QUEUED in states:
             for job_class, lane in await self._lanes():
-                found += await self._guarded(self._client.zrange(self._keys.returned(job_class, lane), 0, limit))
-                entries = await self._guarded(self._client.xrange(self._keys.queue(job_class, lane), count=limit))
+                found += await self._ask(self._client.zrange(self._keys.returned(job_class, lane), 0, limit))
+                entries = await self._ask(self._client.xrange(self._keys.queue(job_class, lane), count=limit))
                 found += [fields["job"] for _, fields in entries]
         if TERMINAL & set(states):
-            found += await self._guarded(self._client.zrevrange(self._keys.ended, 0, 4 * limit))
+            found += await self._ask(self._client.zrevrange(self._keys.ended, 0, 4 * limit))
         records = await self.jobs(found)
         return [task_id for task_id in found if task_id in records and records[task_id].state in states][:limit]
 
@@ -88,7 +86,7 @@ class QueueView:
             pipeline.zcard(self._keys.delayed)
             pipeline.zcard(self._keys.dead)
             pipeline.hgetall(self._keys.totals)
-            *depths, running, retrying, dead, totals = await self._guarded(pipeline.execute())
+            *depths, running, retrying, dead, totals = await self._ask(pipeline.execute())
         waiting: dict[str, dict[str, int]] = {job_class: {} for job_class in CLASSES}
         for (job_class, lane), fresh, returned in zip(lanes, depths[::2], depths[1::2], strict=True):
             waiting[job_class][lane] = fresh + returned
@@ -96,27 +94,27 @@ class QueueView:
 
     async def batch(self, batch_id: str) -> dict[str, int]:
         """total, completed, failed, cancelled and submitted_ms of a batch; empty when it is unknown."""
-        fields = await self._guarded(self._client.hgetall(self._keys.batch(batch_id)))
+        fields = await self._ask(self._client.hgetall(self._keys.batch(batch_id)))
         return {name: int(value) for name, value in fields.items()}
 
     async def instances(self) -> list[dict[str, Any]]:
         """What every living instance says of itself, by name."""
-        names = sorted(await self._guarded(self._client.smembers(self._keys.instances)))
+        names = sorted(await self._ask(self._client.smembers(self._keys.instances)))
         async with self._client.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.hgetall(self._keys.instance(name))
-            found = await self._guarded(pipeline.execute())
+            found = await self._ask(pipeline.execute())
         return [json.loads(fields.pop("described", "{}")) | fields for fields in found if fields]
 
     async def last_event(self) -> str:
         """The id of the newest event, to follow from."""
-        entries = await self._guarded(self._client.xrevrange(self._keys.events, count=1))
+        entries = await self._ask(self._client.xrevrange(self._keys.events, count=1))
         return str(entries[0][0]) if entries else "0-0"
 
     async def events(self, after: str, timeout_s: float) -> tuple[list[dict[str, str]], str]:
         """Events behind ``after``, at the latest after so long; and the id to go on from."""
         block_ms = max(1, round(timeout_s * 1000))
-        answer = await self._guarded(
+        answer = await self._ask(
             self._client.xread({self._keys.events: after}, count=EVENTS_A_CALL, block=block_ms)
         )
         entries = next(iter(_streams(answer).values()), [])
@@ -124,19 +122,16 @@ class QueueView:
 
     async def lag(self, job_class: str, lane: str) -> int | None:
         """What an autoscaler sees: entries of a stream that no instance has taken."""
-        groups = await self._guarded(self._client.xinfo_groups(self._keys.queue(job_class, lane)))
+        groups = await self._ask(self._client.xinfo_groups(self._keys.queue(job_class, lane)))
         return next((group["lag"] for group in groups if group["name"] == GROUP), None)
 
     async def _lanes(self) -> list[tuple[str, str]]:
-        found = await self._guarded(self._client.smembers(self._keys.lanes))
+        found = await self._ask(self._client.smembers(self._keys.lanes))
         pairs = [(name.partition(":")[0], name.partition(":")[2]) for name in found]
         return sorted(pairs, key=lambda pair: (CLASSES.index(pair[0]), pair[1]))
 
-    async def _guarded(self, call: Any) -> Any:
-        try:
-            return await call
-        except (RedisError, OSError, asyncio.IncompleteReadError) as error:
-            raise as_queue_error(error, self._url) from error
+    async def _ask(self, command: Awaitable[Any]) -> Any:
+        return await answer_to(command, self._url)
 
 
 def _streams(answer: Any) -> dict[str, list[tuple[str, dict[str, str]]]]:

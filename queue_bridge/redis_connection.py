@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,20 @@ def queue_errors(url: str) -> Iterator[None]:
         yield
     except (exceptions.RedisError, OSError) as error:
         raise as_queue_error(error, url) from error
+
+
+async def answer_to(command: Awaitable[Any], url: str) -> Any:
+    """Await a command; the client's errors leave as QueueUnavailable, and a cancellation leaves as one.
+
+    With a time limit the client waits by asyncio.wait_for, which before Python 3.12 loses a cancellation that comes
+    together with the end of what it waits for. So a task that is being cancelled gets no answers any more.
+    """
+    with queue_errors(url):
+        answer = await command
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise asyncio.CancelledError
+    return answer
 
 
 def as_queue_error(error: BaseException, url: str) -> QueueUnavailable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from .config import Settings
 from .errors import LeaseLost
 from .job import CLASS_OF, JobRecord, JobSpec
 from .presence import Identity, registration
-from .redis_connection import as_queue_error
+from .redis_connection import answer_to
 from .retry import Verdict
 from .scripts import NAMES, Argument, Scripts
 from .states import State
@@ -89,7 +87,7 @@ class Store:
 
     async def known(self, idempotency_key: str) -> str | None:
         """The job that a submission with this key would find, or None."""
-        found: str | None = await self._guarded(self.client.get(self.keys.idempotency(idempotency_key)))
+        found: str | None = await answer_to(self.client.get(self.keys.idempotency(idempotency_key)), self.settings.url)
         return found
 
     async def claim(
@@ -106,12 +104,13 @@ class Store:
             raise Unregistered(instance)
         if answer[0] == "none":
             return Idle(answer[1], answer[2] / 1000 if answer[2] >= 0 else None)
-        return JobRecord.from_hash(await self._guarded(self.client.hgetall(self.keys.job(answer[1]))))
+        return JobRecord.from_hash(await answer_to(self.client.hgetall(self.keys.job(answer[1])), self.settings.url))
 
     async def sleep(self, idle: Idle, timeout_s: float) -> None:
         """Return when something may be claimed again, at the latest after ``timeout_s``."""
         limit_s = timeout_s if idle.due_s is None else min(timeout_s, idle.due_s + 0.005)
-        await self._guarded(self.client.xread({self.keys.wake: idle.wake_id}, block=max(1, round(limit_s * 1000))))
+        read = self.client.xread({self.keys.wake: idle.wake_id}, block=max(1, round(limit_s * 1000)))
+        await answer_to(read, self.settings.url)
 
     async def progress(self, job: JobRecord, percent: float, stage: str, seconds_left: float | None) -> None:
         """Report on a running job. Raises LeaseLost."""
@@ -156,14 +155,8 @@ class Store:
 
     async def _call(self, name: str, *values: Argument) -> Any:
         script = self._registered[name]
-        return await self._guarded(script(keys=[self.scripts.routing_key], args=self.scripts.arguments(*values)))
-
-    async def _guarded(self, call: Any) -> Any:
-        """Await a command; whatever Redis or the network says becomes QueueUnavailable."""
-        try:
-            return await call
-        except (RedisError, OSError, asyncio.IncompleteReadError) as error:
-            raise as_queue_error(error, self.settings.url) from error
+        run = script(keys=[self.scripts.routing_key], args=self.scripts.arguments(*values))
+        return await answer_to(run, self.settings.url)
 
 
 def settlement(job: JobRecord, verdict: Verdict, error: str, kind: str, instance: str) -> tuple[Argument, ...]:

@@ -17,6 +17,7 @@ import pytest
 from comfyui_sonic.queue_bridge.errors import QueueUnavailable
 from comfyui_sonic.queue_bridge.instance import free_port
 from comfyui_sonic.queue_bridge.redis_connection import (
+    answer_to,
     as_queue_error,
     check_server,
     connect,
@@ -365,3 +366,19 @@ def test_every_error_of_the_client_becomes_a_sentence() -> None:
         sentence = str(as_queue_error(kind.__new__(kind), "redis://:pw@host"))
         assert sentence[0].isupper(), kind
         assert sentence.endswith("."), kind
+
+
+async def test_a_cancellation_is_never_lost_in_a_command(redis_url: str) -> None:
+    client = connect(redis_url)
+
+    async def forever() -> None:
+        while True:
+            await answer_to(client.ping(), redis_url)
+
+    for number in range(50):
+        task = asyncio.create_task(forever())
+        await asyncio.sleep(0.0002 * number)
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=2.0)
+        assert done, "it went on"
+    await client.aclose()
