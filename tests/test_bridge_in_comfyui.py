@@ -18,6 +18,10 @@ import av
 import pytest
 from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.job import JobRecord
+from comfyui_sonic.queue_bridge.job_files import JobFiles
+from comfyui_sonic.queue_bridge.presence import Identity
+from comfyui_sonic.queue_bridge.redis_server import RedisServer
 from comfyui_sonic.queue_bridge.states import State
 
 from .bridge_fixture import ROOT, Bridge, BridgeQueue, environment
@@ -232,11 +236,35 @@ async def test_a_killed_servers_job_is_finished_by_the_other_within_the_lease(
         assert sorted(path.name for path in folder.glob("*.mp4")) == sorted(f"job{n}.mp4" for n in range(6))
 
 
+async def test_a_video_that_was_chosen_before_its_instance_died_is_published_and_not_made_again(
+    bridge: Bridge, queue: BridgeQueue, folder: Path
+) -> None:
+    busy = [await queue.submit(folder, f"busy{number}", seconds=2.0) for number in range(2)]
+    while not all(record.state is State.RUNNING for record in (await queue.view.jobs(busy)).values()):
+        await asyncio.sleep(0.02)
+    task_id = await queue.submit(folder, "chosen")
+    dying = Identity("dying")
+    assert await queue.store.register(dying)
+    job = await queue.store.claim(dying.name, dying.boot, ("512",))
+    assert isinstance(job, JobRecord)
+    assert job.task_id == task_id
+    files = JobFiles([bridge.orders], folder / "input", folder / "output")
+    produced = folder / "produced.mp4"
+    produced.write_bytes(b"the chosen one")
+    staged = files.stage(produced, job.spec, job.token)
+    await queue.store.stage(job, {**staged, "result": {"output": staged["place"], "instance": "dying"}})
+    records = await queue.ended(task_id, *busy)  # nobody renews its lease, so one of the two takes it
+    assert (folder / "chosen.mp4").read_bytes() == b"the chosen one"
+    assert not (folder / "chosen.tally").exists(), "no node ran for it"
+    assert (records[task_id].state, records[task_id].result or {}) == (
+        State.COMPLETED,
+        {"output": staged["place"], "instance": "dying"},
+    )
+
+
 async def test_a_wrong_password_is_one_sentence_in_the_log_and_the_nodes_work(
     comfyui_path: Path, tmp_path: Path
 ) -> None:
-    from comfyui_sonic.queue_bridge.redis_server import RedisServer
-
     with RedisServer(tmp_path / "redis", port=0, outlives_us=False) as server:
         port = server.url.rpartition(":")[2].partition("/")[0]
         variables = {"SONIC_QUEUE_URL": f"redis://:wrong-secret@127.0.0.1:{port}/0"}
