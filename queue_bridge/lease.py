@@ -1,7 +1,8 @@
 """Keeps an instance and its running job alive in the queue, from a thread that a busy event loop cannot hold up.
 
-One thread with a connection of its own renews the lease, says that the instance lives, and looks after what is due.
-It also notices when the job is no longer ours: refused by the queue, or not renewed for so long that it may be.
+One thread with a connection of its own renews the lease, says that the instance lives, and looks after what is due. It
+also notices when the queue says that the job is another's. A queue that does not answer says nothing of the kind: the
+work goes on, and whether it counts is decided by the token when it is committed.
 """
 
 from __future__ import annotations
@@ -28,14 +29,10 @@ from .store import settlement
 
 log = logging.getLogger("sonic.lease")
 
-FENCE_PART = 0.9  # of the lease without a renewal: from then on another instance may have the job
-
-
 @dataclass
 class _Held:
     job: JobRecord
     lost: Callable[[], None]
-    renewed_s: float
 
 
 class LeaseKeeper:
@@ -67,7 +64,7 @@ class LeaseKeeper:
     def hold(self, job: JobRecord, lost: Callable[[], None]) -> None:
         """Renew this job's lease from now on. lost: called from the thread, once, when it is no longer ours."""
         with self._lock:
-            self._held = _Held(job, lost, time.monotonic())
+            self._held = _Held(job, lost)
 
     def drop(self) -> None:
         """Renew nothing any more."""
@@ -96,7 +93,6 @@ class LeaseKeeper:
             except QueueUnavailable as error:
                 self._client = None
                 self._say(f"{error} Trying again.")
-            self._fence()
             self._stopping.wait(max(0.05, self._settings.heartbeat_s - (time.monotonic() - started)))
 
     def _beat(self) -> None:
@@ -106,13 +102,11 @@ class LeaseKeeper:
         with self._lock:
             held = self._held
         if held:
-            started = time.monotonic()
             lease_ms = round(self._settings.lease_s * 1000)
-            if self._call("renew", held.job.task_id, held.job.token, lease_ms) == "ok":
-                held.renewed_s = started
-            else:
+            if self._call("renew", held.job.task_id, held.job.token, lease_ms) != "ok":
                 self._lose(held)
         self._call("tend")
+        self._said = ""  # all is well, so the next trouble is news
 
     def _register(self) -> bool:
         """Say that this instance lives; False while another one of its name does."""
@@ -133,12 +127,6 @@ class LeaseKeeper:
             log.info("instance '%s' takes jobs from the queue '%s'", me.name, self._settings.queue)
             self._joined()
         return True
-
-    def _fence(self) -> None:
-        with self._lock:
-            held = self._held
-        if held and time.monotonic() - held.renewed_s > FENCE_PART * self._settings.lease_s:
-            self._lose(held)
 
     def _lose(self, held: _Held | None = None) -> None:
         with self._lock:

@@ -71,6 +71,22 @@ def test_sonic_knows_neither_redis_nor_http() -> None:
         assert forbidden.isdisjoint(name.split(".")[0] for name, _ in imports(path)), path
 
 
+# What decides; everything else of the bridge is an edge to Redis, HTTP, ComfyUI, the terminal or processes.
+BRIDGE_CORE = [
+    *("config", "errors", "job", "job_files", "job_progress", "keys", "presence", "prompt_events", "prompt_queue", "retry"),
+    *("scripts", "states", "templates", "tiers", "orders", "manifest", "archive", "pairing", "watch_folder"),
+]
+
+
+def test_the_core_of_the_bridge_needs_the_standard_library_only() -> None:
+    for name in BRIDGE_CORE:
+        for module, ours in imports(ROOT / "queue_bridge" / f"{name}.py"):
+            if ours:
+                assert module.rpartition(".")[2] in BRIDGE_CORE, f"{name} imports {module}"
+            else:
+                assert module.split(".")[0] in sys.stdlib_module_names, f"{name} imports {module}"
+
+
 def test_the_root_imports_nothing_of_ours_before_comfyui_asks() -> None:
     assert not list(imports(ROOT / "__init__.py", at_import_time=True))
 
