@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README.zh-CN.md")
-DOCUMENTS = [*READMES, "queue_bridge/README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+PAGES = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
+DOCUMENTS = [*READMES, "queue_bridge/README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES]
 
 
 def text_of(name: str) -> str:
