@@ -65,14 +65,12 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str]) -> Non
     identity = Identity(settings.instance or f"{platform.node() or 'comfyui'}-{arguments.port}")
     templates = load_templates((SHIPPED, *settings.templates))
     tiers = settings.tiers or _tiers_of(devices)
-    worker: Worker | None = None
 
     def describe() -> dict[str, Any]:
         return {
             "tiers": list(tiers),
             "engines": list(engines),
             "workflows": sorted(templates),
-            "running": worker.running if worker else "",
             "port": arguments.port,
             "python": platform.python_version(),
             **_device(devices),

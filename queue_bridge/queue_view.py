@@ -98,13 +98,16 @@ class QueueView:
         return {name: int(value) for name, value in fields.items()}
 
     async def instances(self) -> list[dict[str, Any]]:
-        """What every living instance says of itself, by name."""
+        """What every living instance says of itself, in the order of their names; ``running`` is the job it has now."""
         names = sorted(await self._ask(self._client.smembers(self._keys.instances)))
+        jobs = await self.jobs(await self._ask(self._client.zrange(self._keys.leases, 0, -1)))
+        running = {record.owner: task_id for task_id, record in jobs.items()}
         async with self._client.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.hgetall(self._keys.instance(name))
             found = await self._ask(pipeline.execute())
-        return [json.loads(fields.pop("described", "{}")) | fields for fields in found if fields]
+        described = [json.loads(fields.pop("described", "{}")) | fields for fields in found if fields]
+        return [{**one, "running": running.get(one["name"], "")} for one in described]
 
     async def last_event(self) -> str:
         """The id of the newest event, to follow from."""

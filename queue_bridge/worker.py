@@ -58,7 +58,6 @@ class Worker:
         self._lanes = tuple(lanes)
         self._path_of = path_of
         self._settings: Settings = store.settings
-        self.running: str = ""  # the job at work, for the instance's description
 
     async def run(self) -> None:
         """Take jobs until this task is cancelled."""
@@ -79,11 +78,7 @@ class Worker:
                 await asyncio.sleep(AWAY_S)
                 continue
             claim_id = uuid.uuid4().hex
-            self.running = answer.task_id
-            try:
-                await self._work(answer)
-            finally:
-                self.running = ""
+            await self._work(answer)
 
     async def _work(self, job: JobRecord) -> None:
         """One start of one job, to whatever end; raises nothing but cancellation."""
