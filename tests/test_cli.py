@@ -208,3 +208,22 @@ def test_the_module_of_a_checkout_is_the_same_command() -> None:
     assert shown.returncode == 0
     for command in ("submit", "status", "list", "watch", "serve-redis"):
         assert command in shown.stdout
+
+
+def test_a_watched_folder_is_submitted_as_its_files_arrive(run: Run, tmp_path: Path, redis_url: str) -> None:
+    inbox, queue = tmp_path / "inbox", f"cli-{new_job_id()}"
+    inbox.mkdir()
+    variables = {"SONIC_QUEUE_URL": redis_url, "SONIC_QUEUE_QUEUE": queue}
+    command = [sys.executable, "-m", "comfyui_sonic.queue_bridge.cli", "submit", str(inbox), "--watch"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | variables)
+    assert process.stdout
+    try:
+        assert process.stdout.readline().startswith("Watching ")
+        for number in range(2):
+            shutil.copyfile(EXAMPLES / "close_up.png", inbox / f"{number}.png")
+            shutil.copyfile(EXAMPLES / "close_up.mp3", inbox / f"{number}.mp3")
+            assert process.stdout.readline() == "1 queued.\n"
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    assert json.loads(run("status", "--json", SONIC_QUEUE_QUEUE=queue).stdout)["queued"] == 2
