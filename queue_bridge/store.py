@@ -34,7 +34,7 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class Submitted:
+class Accepted:
     """What a submission led to. made: false when the job was there before."""
 
     task_id: str
@@ -69,12 +69,12 @@ class Store:
         values = registration(identity, self.settings.lease_s, {}, predecessor_is_dead=predecessor_is_dead)
         return bool((await self._call("register", *values))[0] == "ok")
 
-    async def submit(self, submissions: Sequence[Submission], *, again: bool = False) -> list[Submitted]:
+    async def submit(self, submissions: Sequence[Submission], *, again: bool = False) -> list[Accepted]:
         """Queue jobs, in order; a known idempotency key or id finds the job that is there.
 
         again: where that job has ended, make another in its place.
         """
-        answers: list[Submitted] = []
+        answers: list[Accepted] = []
         for start in range(0, len(submissions), JOBS_A_CALL):
             values: list[Argument] = [int(again)]
             for one in submissions[start : start + JOBS_A_CALL]:
@@ -82,7 +82,7 @@ class Store:
                 job_class = CLASS_OF[one.spec.priority]
                 values += [one.spec.task_id, one.idempotency_key, job_class, lane, one.spec.batch, one.spec.to_json()]
             found = await self._call("submit", *values)
-            answers += [Submitted(task_id, bool(made), State(state)) for task_id, made, state in found]
+            answers += [Accepted(task_id, bool(made), State(state)) for task_id, made, state in found]
         return answers
 
     async def known(self, idempotency_key: str) -> str | None:
