@@ -1,0 +1,127 @@
+"""ComfyUI's modules in this process, and the recorded numbers of the published Sonic."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comfyui_sonic.queue_bridge.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
+from safetensors.torch import load_file
+
+log = logging.getLogger("tests.recorded")
+
+
+@pytest.fixture(scope="session")
+def comfy(comfyui_path: Path) -> Iterator[Any]:
+    """The package ``comfy`` of the ComfyUI under test, set to the CPU as ``--cpu`` does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    make_torchvision_importable()
+    make_torchaudio_importable()
+    sys.path.append(str(comfyui_path))  # at the end: its "tests" and "utils" must not hide anybody's
+    try:
+        import comfy.cli_args  # reads no command line unless main.py asks it to
+
+        comfy.cli_args.args.cpu = True
+        import comfy.model_management
+
+        assert comfy.model_management.get_torch_device() == torch.device("cpu")
+        yield sys.modules["comfy"]
+    finally:
+        sys.path.remove(str(comfyui_path))
+        torch.set_num_threads(threads)
+
+
+def weight(seed: int, file: str, key: str, shape: list[int]) -> torch.Tensor:
+    """One weight of the recorded networks: anybody can make it again from its name."""
+    source = np.random.default_rng([seed, zlib.crc32(f"{file}/{key}".encode())])
+    values = source.standard_normal(shape, dtype=np.float32)
+    if key.endswith("mix_factor"):
+        pass
+    elif len(shape) == 1:
+        values = 1 + np.float32(0.1) * values if "norm" in key and key.endswith("weight") else np.float32(0.05) * values
+    else:
+        values = values / np.float32(np.sqrt(np.prod(shape[1:])))
+        if file == "rife":
+            values = values * np.float32(0.5)
+    return torch.from_numpy(np.asarray(values, np.float32))
+
+
+def sinusoids(length: int, channels: int) -> torch.Tensor:
+    """Whisper's positions, (length, channels): sines, then cosines, of rates from 1 down to 1/10000 per step."""
+    rates = np.exp(-np.log(10000.0) / (channels // 2 - 1) * np.arange(channels // 2))
+    angles = np.arange(length)[:, None] * rates[None]
+    return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32))
+
+
+class Recorded:
+    """A folder of recorded numbers: ``config`` (golden.json), tensors by name, weights by the rule of their names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config: dict[str, Any] = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+        self._tensors: dict[str, torch.Tensor] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            self._tensors.update(load_file(path))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._tensors[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def weights(self, file: str) -> dict[str, torch.Tensor]:
+        made = {key: weight(self.config["seed"], file, key, shape) for key, shape in self.config["keys"][file].items()}
+        if "embed_positions.weight" in made:
+            made["embed_positions.weight"] = sinusoids(*made["embed_positions.weight"].shape)
+        return made
+
+    @property
+    def head_channels(self) -> int:
+        unet = self.config["unet"]
+        return int(unet["block_out_channels"][0] // unet["num_attention_heads"][0])
+
+
+@pytest.fixture(scope="session")
+def recorded(request: pytest.FixtureRequest) -> Recorded:
+    folder = request.config.getoption("--recorded")
+    if not (folder / "golden.json").is_file():
+        pytest.fail(f"There are no recorded numbers in '{folder}' (golden.json).")
+    return Recorded(folder)
+
+
+@pytest.fixture(scope="session")
+def native(comfy: Any) -> SimpleNamespace:
+    """The modules of sonic/native, which cannot be imported without ComfyUI."""
+    from comfyui_sonic.sonic.native import guider, keys, model, network
+
+    return SimpleNamespace(guider=guider, keys=keys, model=model, network=network)
+
+
+@pytest.fixture(scope="session")
+def unet(native: SimpleNamespace, recorded: Recorded) -> Any:
+    """ComfyUI's ModelPatcher over the recorded UNet."""
+    return native.model.load_unet(recorded.weights("unet"), "unet.pth", torch.float32, recorded.head_channels)
+
+
+@pytest.fixture(scope="session")
+def relative_rms() -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """RMS of the difference over the standard deviation of what was recorded."""
+
+    def measure(found: torch.Tensor, expected: torch.Tensor) -> float:
+        assert found.shape == expected.shape, f"{tuple(found.shape)} instead of {tuple(expected.shape)}"
+        difference = (found.double() - expected.double()).square().mean().sqrt()
+        value = float(difference / expected.double().std())
+        log.info("relative RMS %.1e", value)  # seen with --log-cli-level=INFO
+        return value
+
+    return measure

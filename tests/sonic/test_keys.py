@@ -1,0 +1,111 @@
+"""The published files fit ComfyUI's network key by key, and what does not fit is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfyui_sonic.sonic.checkpoints import check_weights, read_weights
+from comfyui_sonic.sonic.errors import BadWeights
+from safetensors.torch import save_file
+
+KEYS = Path(__file__).parent.parent / "data" / "golden" / "checkpoint_keys.json.gz"
+
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def published() -> State:
+    """unet.pth at its real size, without values."""
+    shapes = json.loads(gzip.decompress(KEYS.read_bytes()))["unet.pth"]
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def network(native: Any, published: State) -> Any:
+    config = native.model.unet_config(published, "unet.pth")
+    config.set_inference_dtype(torch.float16, None)
+    return config.get_model({}, "", device="meta").diffusion_model
+
+
+def test_every_key_of_the_published_unet_has_its_place(native: Any, network: Any, published: State) -> None:
+    own = network.state_dict()
+    assert len(own) == 1492
+    assert sum(value.numel() for value in own.values()) == 1_575_741_162
+    found = {native.keys.published_unet_key(key): tuple(value.shape) for key, value in own.items()}
+    assert found == {key: tuple(value.shape) for key, value in published.items()}
+
+
+def test_all_that_does_not_fit_is_listed(native: Any, network: Any, published: State) -> None:
+    damaged = dict(published)
+    del damaged["up_blocks.3.attentions.2.transformer_blocks.0.attn2.processor.to_k_ip.0.weight"]
+    damaged["conv_in.bias"] = torch.empty(7, device="meta")
+    damaged["optimizer.step"] = torch.empty(1, device="meta")
+    with pytest.raises(BadWeights) as caught:
+        native.model.load_unet_weights(network, damaged, "unet.pth")
+    error = caught.value
+    assert error.missing == ("up_blocks.3.attentions.2.transformer_blocks.0.attn2.processor.to_k_ip.0.weight",)
+    assert error.extra == ("optimizer.step",)
+    assert error.misshapen == ("conv_in.bias [7] instead of [320]",)
+    for key in (*error.missing, *error.extra, *error.misshapen):
+        assert key in str(error)
+
+
+def test_another_network_is_not_taken_for_sonic(native: Any) -> None:
+    with pytest.raises(BadWeights, match=r"'other.pth' are not Sonic's UNet: conv_in.weight"):
+        native.model.unet_config({"weight": torch.zeros(3)}, "other.pth")
+
+
+def test_a_long_list_is_cut_in_the_sentence_but_not_in_the_error() -> None:
+    expected = {f"layer.{index}": (1,) for index in range(20)}
+    with pytest.raises(BadWeights, match=r"20 missing: .* and 12 more") as caught:
+        check_weights("x.pth", expected, {})
+    assert len(caught.value.missing) == 20
+
+
+@pytest.mark.parametrize("name", ["new.pth", "legacy.pkl", "weights.safetensors"])
+def test_weights_are_read_from_every_kind_of_file(name: str, tmp_path: Path) -> None:
+    state = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.ones(2)}
+    path = tmp_path / name
+    if name.endswith(".safetensors"):
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=name.startswith("new"))
+    read = read_weights(path)
+    assert read.keys() == state.keys()
+    assert torch.equal(read["a.weight"], state["a.weight"])
+    assert read_weights(path, ["b."]).keys() == {"b.bias"}
+
+
+class Trap:
+    """Unpickling it would run code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("sprung"),))
+
+
+@pytest.mark.parametrize("content", ["trap", "cut off", "text", "number", "not there"])
+def test_a_file_that_is_no_weights_is_a_clear_error(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "unet.pth"
+    if content == "trap":
+        torch.save({"a": Trap()}, path)
+    elif content == "cut off":
+        torch.save({"a": torch.ones(1000)}, path)
+        path.write_bytes(path.read_bytes()[:2000])
+    elif content == "text":
+        path.write_text("<html>not found</html>", encoding="utf-8")
+    elif content == "number":
+        torch.save({"epoch": 3}, path)
+    with pytest.raises(BadWeights, match=r"unet\.pth' cannot be read"):
+        read_weights(path)
+    assert not (tmp_path / "sprung").exists()
+    path.with_suffix(".safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(BadWeights, match=r"unet\.safetensors' cannot be read"):
+        read_weights(path.with_suffix(".safetensors"))
