@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 MODEL_FPS = 12.5  # frames a second that the network makes; the finished video's rate is another matter
 SAMPLES_PER_UNIT = 640  # of 16 kHz speech, 40 ms
 UNITS_PER_FRAME = 2
@@ -15,11 +13,6 @@ def karras_sigmas(steps: int) -> list[float]:
     high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
     ramp = [index / (steps - 1) if steps > 1 else 0.0 for index in range(steps)]
     return [*((high + part * (low - high)) ** RHO for part in ramp), 0.0]
-
-
-def timestep_of(sigma: float) -> float:
-    """What the network is told of a noise level."""
-    return 0.25 * math.log(sigma)
 
 
 def audio_units(samples: int) -> int:

@@ -81,8 +81,8 @@ class Recorded:
 
     def weights(self, file: str) -> dict[str, torch.Tensor]:
         made = {key: weight(self.config["seed"], file, key, shape) for key, shape in self.config["keys"][file].items()}
-        if "embed_positions.weight" in made:
-            made["embed_positions.weight"] = sinusoids(*made["embed_positions.weight"].shape)
+        if file == "whisper_encoder":
+            made["embed_positions.weight"] = sinusoids(1500, self.config["whisper"]["d_model"])
         return made
 
     @property
@@ -102,9 +102,11 @@ def recorded(request: pytest.FixtureRequest) -> Recorded:
 @pytest.fixture(scope="session")
 def native(comfy: Any) -> SimpleNamespace:
     """The modules of sonic/native, which cannot be imported without ComfyUI."""
-    from comfyui_sonic.sonic.native import guider, keys, model, network
+    from comfyui_sonic.sonic.native import autoencoder, guider, image_encoder, keys, model, network
 
-    return SimpleNamespace(guider=guider, keys=keys, model=model, network=network)
+    return SimpleNamespace(
+        autoencoder=autoencoder, guider=guider, image_encoder=image_encoder, keys=keys, model=model, network=network
+    )
 
 
 @pytest.fixture(scope="session")
@@ -125,3 +127,14 @@ def relative_rms() -> Callable[[torch.Tensor, torch.Tensor], float]:
         return value
 
     return measure
+
+
+@pytest.fixture(scope="session")
+def image_encoder(native: SimpleNamespace, recorded: Recorded) -> Any:
+    heads = recorded.config["clip_vision"]["num_attention_heads"]
+    return native.image_encoder.ImageEncoder(recorded.weights("clip_vision"), "clip", torch.float32, heads)
+
+
+@pytest.fixture(scope="session")
+def autoencoder(native: SimpleNamespace, recorded: Recorded) -> Any:
+    return native.autoencoder.Autoencoder(recorded.weights("vae"), "vae", torch.float32)
