@@ -21,22 +21,34 @@ _LISTED = 8  # keys of a kind that an error's sentence names; its attributes hol
 
 @dataclass(frozen=True)
 class ModelFile:
-    """folder: the kind of model folder it belongs in; names: relative to it, any one will do, the published first."""
+    """part: what it holds; folder: the kind of model folder it belongs in; names: any will do, the published first."""
 
+    part: str
     folder: str
     names: tuple[str, ...]
 
 
 # The published face detector is not among them: faces are found by the mesh networks that come with this package.
 SONIC_FILES = (
-    ModelFile("sonic", ("unet.pth", "unet.safetensors")),
-    ModelFile("sonic", ("audio2token.pth", "audio2token.safetensors")),
-    ModelFile("sonic", ("audio2bucket.pth", "audio2bucket.safetensors")),
-    ModelFile("sonic", ("whisper-tiny/model.safetensors",)),
-    ModelFile("sonic", ("RIFE/flownet.pkl", "RIFE/flownet.safetensors")),
+    ModelFile("unet", "sonic", ("unet.pth", "unet.safetensors")),
+    ModelFile("audio_projection", "sonic", ("audio2token.pth", "audio2token.safetensors")),
+    ModelFile("motion_buckets", "sonic", ("audio2bucket.pth", "audio2bucket.safetensors")),
+    ModelFile("speech_encoder", "sonic", ("whisper-tiny/model.safetensors",)),
+    ModelFile("interpolation", "sonic", ("RIFE/flownet.pkl", "RIFE/flownet.safetensors")),
     # Its image encoder and its VAE are used; its video network is replaced by unet.pth.
-    ModelFile("checkpoints", ("svd_xt.safetensors", "svd_xt_1_1.safetensors")),
+    ModelFile("svd", "checkpoints", ("svd_xt.safetensors", "svd_xt_1_1.safetensors")),
 )
+
+
+def sonic_files(model_dirs: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    """The files that are there, by their part; the first in the order of folders, then of names."""
+    found: dict[str, Path] = {}
+    for file in SONIC_FILES:
+        candidates = (folder / name for folder in model_dirs[file.folder] for name in file.names)
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is not None:
+            found[file.part] = path
+    return found
 
 
 def missing_sonic_files(model_dirs: Mapping[str, Sequence[Path]]) -> list[Path]:
@@ -44,11 +56,8 @@ def missing_sonic_files(model_dirs: Mapping[str, Sequence[Path]]) -> list[Path]:
 
     model_dirs: folders by kind, "sonic" and "checkpoints", at least one each, in the order they are searched.
     """
-    return [
-        model_dirs[file.folder][0] / file.names[0]
-        for file in SONIC_FILES
-        if not any((folder / name).is_file() for folder in model_dirs[file.folder] for name in file.names)
-    ]
+    found = sonic_files(model_dirs)
+    return [model_dirs[file.folder][0] / file.names[0] for file in SONIC_FILES if file.part not in found]
 
 
 def read_weights(path: Path, prefixes: Sequence[str] = ("",)) -> Weights:

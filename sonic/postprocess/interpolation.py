@@ -106,14 +106,12 @@ def _warp(picture: Tensor, flow: Tensor) -> Tensor:
     return nn.functional.grid_sample(picture, moved, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def between(middle: Callable[[Tensor, Tensor], Tensor], before: Tensor, after: Tensor, part: int) -> Tensor:
-    """The picture ``part`` / 8 of the way from one to the other: halves, and halves of halves."""
-    low, high = 0, FINEST
-    while part not in (low, high):
-        centre = (low + high) // 2
-        picture = middle(before, after)
-        if part >= centre:
-            low, before = centre, picture
-        else:
-            high, after = centre, picture
-    return before if part == low else after
+def between(middle: Callable[[Tensor, Tensor], Tensor], made: dict[int, Tensor], part: int) -> Tensor:
+    """The picture ``part`` / 8 of the way from one to the next: halves, and halves of halves.
+
+    made: pictures by their part, at least 0 and 8, the two themselves; what is made on the way is added.
+    """
+    if part not in made:
+        step = part & -part  # the finest halving it needs
+        made[part] = middle(between(middle, made, part - step), between(middle, made, part + step))
+    return made[part]

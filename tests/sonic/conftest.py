@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sonic.queue_bridge.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
+from comfyui_sonic.sonic.audio_encoder import WhisperEncoder
+from comfyui_sonic.sonic.conditioning import AudioProjection, MotionBucketPredictor
+from comfyui_sonic.sonic.postprocess.interpolation import FrameInterpolation
 from safetensors.torch import load_file
 
 log = logging.getLogger("tests.recorded")
@@ -138,3 +141,22 @@ def image_encoder(native: SimpleNamespace, recorded: Recorded) -> Any:
 @pytest.fixture(scope="session")
 def autoencoder(native: SimpleNamespace, recorded: Recorded) -> Any:
     return native.autoencoder.Autoencoder(recorded.weights("vae"), "vae", torch.float32)
+
+
+@pytest.fixture(scope="session")
+def networks(unet: Any, image_encoder: Any, autoencoder: Any, recorded: Recorded) -> Any:
+    """All recorded networks, as SONIC_MODEL carries them."""
+    from comfyui_sonic.sonic.native.managed import Managed
+    from comfyui_sonic.sonic.native.networks import SonicNetworks
+
+    heads = recorded.config["whisper"]["encoder_attention_heads"]
+    whisper = {f"encoder.{key}": value for key, value in recorded.weights("whisper_encoder").items()}
+    return SonicNetworks(
+        unet,
+        image_encoder,
+        autoencoder,
+        Managed(WhisperEncoder.of_weights(whisper, "whisper", heads)),
+        Managed(AudioProjection.of_weights(recorded.weights("audio2token"), "audio2token")),
+        Managed(MotionBucketPredictor.of_weights(recorded.weights("audio2bucket"), "audio2bucket")),
+        Managed(FrameInterpolation.of_weights(recorded.weights("rife"), "rife")),
+    )
