@@ -50,9 +50,13 @@ class Autoencoder:
         self.dtype = dtype or management.vae_dtype(self.device, half_first)
         self._network = Managed(network.eval().requires_grad_(False).to(self.dtype))
 
+    def loaded(self, working_memory: float = 0) -> Any:
+        """ComfyUI's network, on its device."""
+        return self._network.loaded(working_memory)
+
     def encode(self, picture: Frame) -> Tensor:
         """(H, W, 3) uint8, sides multiples of 8 -> (1, 4, H/8, W/8) float32 on the CPU: the mean, not scaled."""
-        network = self._network.loaded(1767 * picture.shape[0] * picture.shape[1] * self.dtype.itemsize)
+        network = self.loaded(1767 * picture.shape[0] * picture.shape[1] * self.dtype.itemsize)
         with torch.inference_mode():
             latents: Tensor = network.encode(signed(picture).to(self.device, self.dtype))
         return latents.float().cpu()
@@ -60,7 +64,7 @@ class Autoencoder:
     def decode_chunk(self, latents: Tensor) -> Tensor:
         """Up to 8 consecutive frames (n, 4, h, w), not scaled -> (n, 3, 8h, 8w) float32 in 0..1 on the device."""
         area = latents.shape[-2] * latents.shape[-1]
-        network = self._network.loaded(len(latents) * area * _BYTES_PER_LATENT * self.dtype.itemsize)
+        network = self.loaded(len(latents) * area * _BYTES_PER_LATENT * self.dtype.itemsize)
         with torch.inference_mode():
             frames = network.decode(latents.to(self.device, self.dtype))
             return (frames.float() * 0.5 + 0.5).clamp_(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import comfy.clip_model
 import comfy.clip_vision
@@ -61,9 +62,13 @@ class ImageEncoder:
         network.load_state_dict(weights)
         self._network = Managed(network.eval())
 
+    def loaded(self) -> Any:
+        """ComfyUI's network, on its device."""
+        return self._network.loaded()
+
     def encode(self, picture: Frame) -> Tensor:
         """(H, W, 3) uint8 -> (1, D) float32 on the CPU. The picture is squashed to a square, as published."""
-        network = self._network.loaded()
+        network = self.loaded()
         pixels = normalised(resize(picture, (self.side, self.side))).to(self._network.patcher.load_device)
         with torch.inference_mode():
             embeds: Tensor = network(pixel_values=pixels)[2]

@@ -18,7 +18,7 @@ from comfyui_sonic.queue_bridge.launch_comfyui import make_torchaudio_importable
 from comfyui_sonic.sonic.audio_encoder import WhisperEncoder
 from comfyui_sonic.sonic.conditioning import AudioProjection, MotionBucketPredictor
 from comfyui_sonic.sonic.postprocess.interpolation import FrameInterpolation
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 log = logging.getLogger("tests.recorded")
 
@@ -160,3 +160,75 @@ def networks(unet: Any, image_encoder: Any, autoencoder: Any, recorded: Recorded
         Managed(MotionBucketPredictor.of_weights(recorded.weights("audio2bucket"), "audio2bucket")),
         Managed(FrameInterpolation.of_weights(recorded.weights("rife"), "rife")),
     )
+
+
+def _for_heads_of_64(key: str, shape: list[int]) -> list[int]:
+    """The shape of a UNet weight when every width is doubled but that of what comes from outside."""
+    wide = [2 * size if position < 2 else size for position, size in enumerate(shape)]
+    if key.endswith("mix_factor") or key == "conv_out.bias":
+        return shape
+    if key == "conv_out.weight":
+        wide[0] = shape[0]
+    if key == "conv_in.weight" or key == "add_embedding.linear_1.weight" or "attn2.to_k." in key:
+        wide[1] = shape[1]
+    if "attn2.to_v." in key or "attn2.processor." in key:
+        wide[1] = shape[1]
+    return wide
+
+
+def _as_open_clip(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """CLIP's weights by the names of SVD's checkpoint."""
+    names = {
+        "visual_projection.weight": "proj",
+        "vision_model.embeddings.class_embedding": "class_embedding",
+        "vision_model.embeddings.patch_embedding.weight": "conv1.weight",
+        "vision_model.embeddings.position_embedding.weight": "positional_embedding",
+    }
+    parts = {
+        "vision_model.pre_layrnorm": "ln_pre",
+        "vision_model.post_layernorm": "ln_post",
+        "vision_model.encoder.layers": "transformer.resblocks",
+        "layer_norm": "ln_",
+        "self_attn.out_proj": "attn.out_proj",
+        "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj",
+    }
+    made: dict[str, torch.Tensor] = {}
+    for key, value in weights.items():
+        if ".k_proj." in key or ".v_proj." in key:
+            continue
+        name = names.get(key, key)
+        for old, new in parts.items():
+            name = name.replace(old, new)
+        if ".q_proj." in key:
+            value = torch.cat([weights[key.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")])
+            name = name.replace("self_attn.q_proj.", "attn.in_proj_")
+        made[prefix + name] = value.T.contiguous() if name == "proj" else value
+    return made
+
+
+@pytest.fixture(scope="session")
+def write_sonic_files(native: SimpleNamespace, recorded: Recorded, autoencoder: Any) -> Callable[[Path], None]:
+    """Writes small files of the published names and layouts into a ``models`` folder."""
+
+    def write(models: Path) -> None:
+        sonic, checkpoints = models / "sonic", models / "checkpoints"
+        for folder in (sonic / "whisper-tiny", sonic / "RIFE", checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        seed = recorded.config["seed"]
+        shapes = recorded.config["keys"]["unet"]
+        unet = {key: weight(seed, "unet", key, _for_heads_of_64(key, shape)) for key, shape in shapes.items()}
+        torch.save(unet, sonic / "unet.pth")
+        torch.save(recorded.weights("audio2token"), sonic / "audio2token.pth")
+        torch.save(recorded.weights("audio2bucket"), sonic / "audio2bucket.pth")
+        rife = {f"module.{key}": value for key, value in recorded.weights("rife").items()}
+        torch.save(rife, sonic / "RIFE" / "flownet.pkl", _use_new_zipfile_serialization=False)
+        whisper = {f"model.encoder.{key}": value for key, value in recorded.weights("whisper_encoder").items()}
+        save_file(whisper | {"model.decoder.x": torch.zeros(1)}, sonic / "whisper-tiny" / "model.safetensors")
+        svd = _as_open_clip(recorded.weights("clip_vision"), native.image_encoder.PREFIX)
+        prefix = native.autoencoder.PREFIX
+        svd |= {prefix + key: value.contiguous() for key, value in autoencoder.loaded().state_dict().items()}
+        svd["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(4)
+        save_file(svd, checkpoints / "svd_xt.safetensors")
+
+    return write
