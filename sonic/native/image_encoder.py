@@ -17,6 +17,7 @@ from ..errors import BadWeights
 from ..frames import Frame
 from ..portrait import resize
 from .managed import Managed
+from .shapes import TorchOperations, weight_shapes
 
 PREFIX = "conditioner.embedders.0.open_clip.model.visual."  # in svd_xt.safetensors
 HEADS = 16  # of CLIP ViT-H/14
@@ -55,10 +56,9 @@ class ImageEncoder:
             "projection_dim": weights["visual_projection.weight"].shape[0],
         }
         dtype = dtype or management.text_encoder_dtype(management.get_torch_device())
-        network = comfy.clip_model.CLIPVisionModelProjection(
-            config, dtype, management.unet_offload_device(), comfy.ops.manual_cast
-        )
-        check_weights(what, {key: value.shape for key, value in network.state_dict().items()}, weights)
+        model = comfy.clip_model.CLIPVisionModelProjection
+        check_weights(what, weight_shapes(lambda: model(config, dtype, "meta", TorchOperations)), weights)
+        network = model(config, dtype, management.unet_offload_device(), comfy.ops.manual_cast)
         network.load_state_dict(weights)
         self._network = Managed(network.eval())
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from ..checkpoints import check_weights
 from ..errors import BadWeights
 from .keys import LAYERS_DOWN, LAYERS_UP, published_unet_key
-from .network import FaceMask, SonicUNet
+from .network import SonicUNet
+from .shapes import TorchOperations, weight_shapes
 
 HEAD_CHANNELS = 64
 _CONTEXT_KEY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -120,18 +121,15 @@ def load_unet(
         parameters = sum(value.numel() for value in published.values())
         dtype = management.unet_dtype(model_params=parameters, supported_dtypes=supported)
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
+    names = checked_names(config, published, what)
     model = config.get_model({}, "", device=offload)
-    load_unet_weights(model.diffusion_model, published, what)
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    return patcher(model, load_device=device, offload_device=offload)
+    model.diffusion_model.load_state_dict({key: published[name].to(dtype) for key, name in names.items()})
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
-def load_unet_weights(network: SonicUNet, published: Mapping[str, Tensor], what: str) -> None:
-    """Puts published weights into the network; raises BadWeights for any key that is missing, extra or misshapen."""
-    names = {key: published_unet_key(key) for key in network.state_dict()}
-    own = network.state_dict()
-    check_weights(what, {names[key]: value.shape for key, value in own.items()}, published)
-    network.load_state_dict({key: published[name] for key, name in names.items()})
-
-
-__all__ = ["FaceMask", "SonicConfig", "SonicModel", "load_unet", "load_unet_weights", "unet_config"]
+def checked_names(config: SonicConfig, published: Mapping[str, Tensor], what: str) -> dict[str, str]:
+    """The published name of every weight of the network; raises BadWeights unless the weights are just these."""
+    shapes = weight_shapes(lambda: SonicUNet(**config.unet_config, device="meta", operations=TorchOperations))
+    names = {key: published_unet_key(key) for key in shapes}
+    check_weights(what, {names[key]: shape for key, shape in shapes.items()}, published)
+    return names

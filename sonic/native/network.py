@@ -116,6 +116,7 @@ class SonicUNet(UNetModel):
     """The SVD network of the published Sonic; weights by ComfyUI's names, plus ``attn2.to_{k,v}_ip``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As UNetModel, with ``operations`` given."""
         super().__init__(*args, **kwargs)
         made = {"dtype": self.dtype, "device": kwargs.get("device"), "operations": kwargs["operations"]}
         for module in self.modules():

@@ -26,27 +26,29 @@ def published() -> State:
 
 
 @pytest.fixture(scope="module")
-def network(native: Any, published: State) -> Any:
+def config(native: Any, published: State) -> Any:
     config = native.model.unet_config(published, "unet.pth")
     config.set_inference_dtype(torch.float16, None)
-    return config.get_model({}, "", device="meta").diffusion_model
+    return config
 
 
-def test_every_key_of_the_published_unet_has_its_place(native: Any, network: Any, published: State) -> None:
-    own = network.state_dict()
+def test_every_key_of_the_published_unet_has_its_place(native: Any, config: Any, published: State) -> None:
+    own = config.get_model({}, "", device="meta").diffusion_model.state_dict()
     assert len(own) == 1492
     assert sum(value.numel() for value in own.values()) == 1_575_741_162
-    found = {native.keys.published_unet_key(key): tuple(value.shape) for key, value in own.items()}
-    assert found == {key: tuple(value.shape) for key, value in published.items()}
+    names = native.model.checked_names(config, published, "unet.pth")
+    assert names.keys() == own.keys()
+    assert set(names.values()) == published.keys()
+    assert {key: own[key].shape for key in own} == {key: published[names[key]].shape for key in own}
 
 
-def test_all_that_does_not_fit_is_listed(native: Any, network: Any, published: State) -> None:
+def test_all_that_does_not_fit_is_listed(native: Any, config: Any, published: State) -> None:
     damaged = dict(published)
     del damaged["up_blocks.3.attentions.2.transformer_blocks.0.attn2.processor.to_k_ip.0.weight"]
     damaged["conv_in.bias"] = torch.empty(7, device="meta")
     damaged["optimizer.step"] = torch.empty(1, device="meta")
     with pytest.raises(BadWeights) as caught:
-        native.model.load_unet_weights(network, damaged, "unet.pth")
+        native.model.checked_names(config, damaged, "unet.pth")
     error = caught.value
     assert error.missing == ("up_blocks.3.attentions.2.transformer_blocks.0.attn2.processor.to_k_ip.0.weight",)
     assert error.extra == ("optimizer.step",)
