@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -137,16 +137,24 @@ def _encoder_key(key: str) -> str | None:
     return None
 
 
-def encode_speech(encoder: WhisperEncoder, speech: NDArray[np.float32], states: int) -> Tensor:
+def _no_check() -> None:
+    pass
+
+
+def encode_speech(
+    encoder: WhisperEncoder, speech: NDArray[np.float32], states: int, check: Callable[[], None] = _no_check
+) -> Tensor:
     """The first ``states`` of the encoder's states, (states, layers + 1, channels) float32 on the CPU, 50 a second.
 
     speech: (samples,) float32 mono at 16 kHz. Only as many chunks of 30 s are encoded as are asked for.
+    check: called before each chunk; what it raises ends the work.
     """
     device = encoder.conv1.weight.device
     found: list[Tensor] = []
     length = 0
     with torch.inference_mode():
         for chunk in chunks_of(speech):
+            check()
             found.append(encoder(log_mel(chunk.to(device))).cpu())
             length += len(found[-1])
             if length >= states:

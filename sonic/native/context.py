@@ -11,9 +11,9 @@ import torch
 from comfy.context_windows import ContextHandlerABC
 from torch import Tensor
 
-from ..windows import CONTEXT_LENGTH, context_windows, window_count
+from ..windows import context_windows, window_count
 
-OnWindow = Callable[[int, int, int], None]  # step, window, windows of the step; all from 0
+OnWindow = Callable[[int, int, int], None]  # step, window, windows of the step; the first two from 0
 
 
 def _nothing(step: int, window: int, windows: int) -> None:
@@ -21,9 +21,8 @@ def _nothing(step: int, window: int, windows: int) -> None:
 
 
 class SonicContextHandler(ContextHandlerABC):
-    """Every window on its own, each frame's results averaged.
+    """Every window goes through the network on its own; a frame's results are averaged.
 
-    tokens: (F, 32, D) speech tokens and buckets: (F, 2) motion buckets are read by the frames of each window.
     on_window is called before each window; what it raises ends the sampling.
     """
 
@@ -32,12 +31,12 @@ class SonicContextHandler(ContextHandlerABC):
         self.on_window = on_window
 
     def should_use_context(self, *_: Any, **__: Any) -> bool:
-        """Always: a clip shorter than a window is seen repeatedly by it."""
+        """Always: a clip shorter than a window comes up in it repeatedly."""
         return True
 
     def get_resized_cond(self, cond_in: Any, x_in: Tensor, window: Any, device: Any = None) -> list[Any]:
-        """The conditioning of the frames in ``window`` (frame numbers, a long tensor)."""
-        return [{**cond, "model_conds": _of_window(cond, x_in, window)} for cond in cond_in]
+        """A branch's conditioning, what it has for each frame cut to ``window``, a (25,) tensor of frame numbers."""
+        return [{**cond, "model_conds": _of_window(cond["model_conds"], x_in.shape[0], window)} for cond in cond_in]
 
     def execute(
         self,
@@ -57,41 +56,39 @@ class SonicContextHandler(ContextHandlerABC):
             comfy.model_management.throw_exception_if_processing_interrupted()
             self.on_window(step, number, window_count(frames))
             rows = torch.tensor(window, device=x_in.device)
-            parts = [self._with_time_ids(model, self.get_resized_cond(cond, x_in, rows), rows) for cond in conds]
+            parts = [self.get_resized_cond(branch, x_in, rows) for branch in conds]
+            for part in parts:
+                _tell_motion(model, part, rows)
             outputs = calc_cond_batch(model, parts, x_in[rows], timestep[rows], model_options)
             for result, output in zip(results, outputs, strict=True):
                 result.index_add_(0, rows, output.float())  # a frame may be in a window more than once
             counts.index_add_(0, rows, torch.ones(len(window), device=x_in.device))
         return [result.div_(counts[:, None, None, None]) for result in results]
 
-    def _with_time_ids(self, model: Any, branch: list[Any], rows: Tensor) -> list[Any]:
-        for cond in branch:
-            buckets = cond["sonic_buckets"]
-            mean = buckets[rows.to(buckets.device)].mean(dim=0)
-            ids = model.time_ids(cond["sonic_fps"], mean)
-            cond["model_conds"]["y"] = comfy.conds.CONDRegular(ids)
-        return branch
 
-
-def _of_window(cond: dict[str, Any], x_in: Tensor, rows: Tensor) -> dict[str, Any]:
-    """The network's arguments of one branch, cut to a window."""
+def _of_window(model_conds: dict[str, Any], frames: int, rows: Tensor) -> dict[str, Any]:
     cut: dict[str, Any] = {}
-    for name, value in cond["model_conds"].items():
+    for name, value in model_conds.items():
         tensor = getattr(value, "cond", None)
-        if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape[0] == x_in.shape[0] > 1:
+        if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape[0] == frames > 1:
             value = value._copy_with(tensor[rows.to(tensor.device)])
         cut[name] = value
     cut["num_video_frames"] = comfy.conds.CONDConstant(len(rows))
     return cut
 
 
+def _tell_motion(model: Any, branch: list[Any], rows: Tensor) -> None:
+    """The network is told the mean motion of the window's frames, each as often as it comes up."""
+    for cond in branch:
+        buckets = cond["sonic_buckets"]
+        ids = model.time_ids(cond["sonic_fps"], buckets[rows.to(buckets.device)].mean(dim=0))
+        cond["model_conds"]["y"] = comfy.conds.CONDRegular(ids)
+
+
 def step_of(timestep: Tensor, sigmas: Tensor) -> int:
     """The number of the denoising step, from 0: how many noise levels lie above the present one.
 
-    Samplers that look between two levels stay in the step that they are in.
+    A sampler that looks ahead, below its own level, is taken to be in the next step.
     """
     above = sigmas > timestep.flatten()[0] * (1 + 1e-4)
-    return max(0, int(above.sum()))
-
-
-__all__ = ["CONTEXT_LENGTH", "SonicContextHandler", "step_of"]
+    return int(above.sum())

@@ -52,8 +52,7 @@ def render_sonic(
     embeds = networks.image_encoder.encode(prepared.picture)
     check()
     picture_latents = networks.autoencoder.encode(prepared.picture)
-    check()
-    spoken = listen(prepared, networks, embeds)
+    spoken = listen(prepared, networks, embeds, check)
     frames = len(spoken.tokens)
     conditioning = Conditioning(
         picture_latents=picture_latents,
@@ -79,11 +78,13 @@ def render_sonic(
     return SonicClip(latents.cpu(), networks.autoencoder, networks.interpolation, count, options.fps, check)
 
 
-def listen(prepared: PreparedData, networks: SonicNetworks, embeds: Tensor) -> SpeechConditioning:
-    """Speech tokens and motion buckets of every frame that the network makes."""
+def listen(
+    prepared: PreparedData, networks: SonicNetworks, embeds: Tensor, check: Callable[[], None] = _no_check
+) -> SpeechConditioning:
+    """Speech tokens and motion buckets of every frame that the network makes; embeds: (1, D) of the picture."""
     samples = len(prepared.speech)
     states = max(UNITS_PER_FRAME, audio_units(samples)) * STATES_PER_FRAME // UNITS_PER_FRAME
-    heard = encode_speech(networks.speech_encoder.loaded(), prepared.speech, states)
+    heard = encode_speech(networks.speech_encoder.loaded(), prepared.speech, states, check)
     model = networks.unet.model
     return condition_on_speech(
         networks.audio_projection.loaded(),

@@ -101,6 +101,14 @@ def frames_of(comfyui: Any, outputs: dict[str, Any]) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
+async def test_the_loader_names_every_missing_file(comfyui: Any) -> None:
+    graph = graph_for(comfyui, model=["loader", 0])
+    graph["loader"] = {"class_type": "SONIC_Loader", "inputs": {"unet": "unet.pth"}}
+    _, _, error = await run(comfyui, graph)
+    for file in SONIC_FILES:
+        assert str(Path("models") / file.folder / file.names[0]) in error
+
+
 async def test_sonic_makes_a_video_when_its_files_are_there(comfyui: Any, models: Path) -> None:
     outputs, progress, error = await run(comfyui, graph_for(comfyui))
     assert error == ""
