@@ -105,15 +105,19 @@ def condition_on_speech(
 
     Before the first state and after the last one there are zeros, as in training.
     """
-    device = projection.proj1.weight.device
     with torch.inference_mode():
         around = _windows(states, TOKEN_STATES, TOKEN_LEAD, frames)
-        tokens = torch.cat([projection(block.to(device)).to("cpu", dtype) for block in _blocks(around)])
-        silent = projection(torch.zeros_like(around[:1]).to(device))[0].to("cpu", dtype)
+        tokens = torch.cat([projection(_to(block, projection.proj1)).to("cpu", dtype) for block in _blocks(around)])
+        silent = projection(_to(torch.zeros_like(around[:1]), projection.proj1))[0].to("cpu", dtype)
         around = _windows(states[:, -1], BUCKET_STATES, BUCKET_LEAD, frames)
-        seen = embeds.to(device, torch.float32)
-        buckets = torch.cat([predictor(block.to(device), seen).cpu() for block in _blocks(around)])
+        seen = _to(embeds.float(), predictor.proj1)
+        buckets = torch.cat([predictor(_to(block, predictor.proj1), seen).cpu() for block in _blocks(around)])
     return SpeechConditioning(tokens, silent, buckets)
+
+
+def _to(values: Tensor, layer: nn.Linear) -> Tensor:
+    """On the layer's device: where memory is scarce, one of the two networks may have had to go for the other."""
+    return values.to(layer.weight.device)
 
 
 def _blocks(windows: Tensor) -> Iterator[Tensor]:

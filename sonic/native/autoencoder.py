@@ -48,7 +48,7 @@ class Autoencoder:
         self.device = management.vae_device()
         half_first = [torch.float16, torch.bfloat16, torch.float32]  # published in half precision
         self.dtype = dtype or management.vae_dtype(self.device, half_first)
-        self._network = Managed(network.eval().requires_grad_(False).to(self.dtype))
+        self._network = Managed(network.eval().requires_grad_(False).to(self.dtype), self.device)
 
     def loaded(self, working_memory: float = 0) -> Any:
         """ComfyUI's network, on its device."""

@@ -59,7 +59,7 @@ class SonicClip:
     def _between(self, source: int, part: int) -> Tensor:
         if source != self._gap:
             pair = self._decoded(source), self._decoded(source + 1)
-            before, after = (picture[None].to(self._interpolation.patcher.load_device) for picture in pair)
+            before, after = (picture[None].to(self._interpolation.device) for picture in pair)
             self._gap, self._made = source, {0: before, FINEST: after}
         network = self._interpolation.loaded()
         with torch.inference_mode():

@@ -69,7 +69,7 @@ class ImageEncoder:
     def encode(self, picture: Frame) -> Tensor:
         """(H, W, 3) uint8 -> (1, D) float32 on the CPU. The picture is squashed to a square, as published."""
         network = self.loaded()
-        pixels = normalised(resize(picture, (self.side, self.side))).to(self._network.patcher.load_device)
+        pixels = normalised(resize(picture, (self.side, self.side))).to(self._network.device)
         with torch.inference_mode():
             embeds: Tensor = network(pixel_values=pixels)[2]
         return embeds.float().cpu()
