@@ -25,7 +25,6 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 _LAYER = "vision_model.encoder.layers."
 _POSITIONS = "vision_model.embeddings.position_embedding.weight"
 _PATCHES = "vision_model.embeddings.patch_embedding.weight"
-_IGNORED = "vision_model.embeddings.position_ids"  # some files store these numbers
 
 
 class ImageEncoder:
@@ -35,31 +34,20 @@ class ImageEncoder:
         """weights: as in SVD's checkpoint, or by the names of transformers. Raises BadWeights."""
         if any(key.startswith(PREFIX) for key in weights):
             weights = comfy.clip_vision.convert_to_transformers(dict(weights), PREFIX)
-        weights = {key: value for key, value in weights.items() if key != _IGNORED}
         needed = (_PATCHES, _POSITIONS, f"{_LAYER}0.mlp.fc1.weight", "visual_projection.weight")
         missing = [key for key in needed if key not in weights]
         if missing:
             raise BadWeights(f"'{what}' holds no CLIP image encoder of SVD: {', '.join(missing)} missing.", missing)
+        config = network_config(weights, heads)
+        shapes = shapes_of(config)
+        used = {key: weights[key] for key in shapes if key in weights}  # other parts of a checkpoint do no harm
+        check_weights(what, shapes, used)
         management = comfy.model_management
-        hidden, channels, patch = weights[_PATCHES].shape[:3]
-        self.side = math.isqrt(weights[_POSITIONS].shape[0] - 1) * patch  # pixels
-        config = {
-            "num_hidden_layers": 1 + max(int(key.split(".")[3]) for key in weights if key.startswith(_LAYER)),
-            "hidden_size": hidden,
-            "num_attention_heads": heads,
-            "intermediate_size": weights[f"{_LAYER}0.mlp.fc1.weight"].shape[0],
-            "hidden_act": "gelu",
-            "model_type": "clip_vision_model",
-            "num_channels": channels,
-            "patch_size": patch,
-            "image_size": self.side,
-            "projection_dim": weights["visual_projection.weight"].shape[0],
-        }
         dtype = dtype or management.text_encoder_dtype(management.get_torch_device())
-        model = comfy.clip_model.CLIPVisionModelProjection
-        check_weights(what, weight_shapes(lambda: model(config, dtype, "meta", TorchOperations)), weights)
-        network = model(config, dtype, management.unet_offload_device(), comfy.ops.manual_cast)
-        network.load_state_dict(weights)
+        offload = management.unet_offload_device()
+        network = comfy.clip_model.CLIPVisionModelProjection(config, dtype, offload, comfy.ops.manual_cast)
+        network.load_state_dict(used)
+        self.side: int = config["image_size"]  # pixels
         self._network = Managed(network.eval())
 
     def loaded(self) -> Any:
@@ -73,6 +61,29 @@ class ImageEncoder:
         with torch.inference_mode():
             embeds: Tensor = network(pixel_values=pixels)[2]
         return embeds.float().cpu()
+
+
+def network_config(weights: Weights, heads: int = HEADS) -> dict[str, Any]:
+    """What ComfyUI's network is told; widths and depth are those of the weights."""
+    hidden, channels, patch = weights[_PATCHES].shape[:3]
+    return {
+        "num_hidden_layers": 1 + max(int(key.split(".")[3]) for key in weights if key.startswith(_LAYER)),
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": weights[f"{_LAYER}0.mlp.fc1.weight"].shape[0],
+        "hidden_act": "gelu",
+        "model_type": "clip_vision_model",
+        "num_channels": channels,
+        "patch_size": patch,
+        "image_size": math.isqrt(weights[_POSITIONS].shape[0] - 1) * patch,
+        "projection_dim": weights["visual_projection.weight"].shape[0],
+    }
+
+
+def shapes_of(config: dict[str, Any]) -> dict[str, torch.Size]:
+    """Shapes by name of the network's weights."""
+    model = comfy.clip_model.CLIPVisionModelProjection
+    return weight_shapes(lambda: model(config, torch.float32, "meta", TorchOperations))
 
 
 def normalised(picture: Frame) -> Tensor:

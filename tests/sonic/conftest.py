@@ -105,10 +105,16 @@ def recorded(request: pytest.FixtureRequest) -> Recorded:
 @pytest.fixture(scope="session")
 def native(comfy: Any) -> SimpleNamespace:
     """The modules of sonic/native, which cannot be imported without ComfyUI."""
-    from comfyui_sonic.sonic.native import autoencoder, guider, image_encoder, keys, model, network
+    from comfyui_sonic.sonic.native import autoencoder, guider, image_encoder, keys, model, network, shapes
 
     return SimpleNamespace(
-        autoencoder=autoencoder, guider=guider, image_encoder=image_encoder, keys=keys, model=model, network=network
+        autoencoder=autoencoder,
+        guider=guider,
+        image_encoder=image_encoder,
+        keys=keys,
+        model=model,
+        network=network,
+        shapes=shapes,
     )
 
 

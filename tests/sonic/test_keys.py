@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from comfyui_sonic.sonic.audio_encoder import WhisperEncoder
 from comfyui_sonic.sonic.checkpoints import check_weights, read_weights
+from comfyui_sonic.sonic.conditioning import AudioProjection, MotionBucketPredictor
 from comfyui_sonic.sonic.errors import BadWeights
+from comfyui_sonic.sonic.postprocess.interpolation import FrameInterpolation
 from safetensors.torch import save_file
 
 KEYS = Path(__file__).parent.parent / "data" / "golden" / "checkpoint_keys.json.gz"
@@ -21,8 +24,7 @@ State = dict[str, torch.Tensor]
 @pytest.fixture(scope="module")
 def published() -> State:
     """unet.pth at its real size, without values."""
-    shapes = json.loads(gzip.decompress(KEYS.read_bytes()))["unet.pth"]
-    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    return real("unet.pth")
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,57 @@ def test_a_file_that_is_no_weights_is_a_clear_error(
     path.with_suffix(".safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(BadWeights, match=r"unet\.safetensors' cannot be read"):
         read_weights(path.with_suffix(".safetensors"))
+
+
+def real(name: str) -> State:
+    """A published file's weights at their real size, without values."""
+    shapes = json.loads(gzip.decompress(KEYS.read_bytes()))[name]
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "parameters"),
+    [
+        ("audio2token.pth", AudioProjection, 54_300_672),
+        ("audio2bucket.pth", MotionBucketPredictor, 21_762_050),
+        ("whisper-tiny/model.safetensors", WhisperEncoder, 8_208_384),
+        ("RIFE/flownet.pkl", FrameInterpolation, None),
+    ],
+)
+def test_every_key_of_the_small_networks_has_its_place(name: str, kind: Any, parameters: int | None) -> None:
+    weights = real(name)
+    with torch.device("meta"):
+        network = kind.of_weights(weights, name)
+    if parameters is None:  # without the block that is used in training only
+        parameters = sum(value.numel() for key, value in weights.items() if "block_tea." not in key)
+    assert sum(value.numel() for value in network.parameters()) == parameters
+
+
+def test_every_key_of_the_published_autoencoder_is_known(native: Any) -> None:
+    module = native.autoencoder
+    shapes = native.shapes.weight_shapes(lambda: module._network(128, [1, 2, 4, 4]))
+    names = {key: native.keys.published_autoencoder_key(key) for key in shapes}
+    assert len(set(names.values())) == len(names) == 374 - 2  # quant_conv becomes part of another
+    assert sum(shape.numel() for shape in shapes.values()) == 97_742_847 - 72
+    assert names["encoder.down.1.block.0.nin_shortcut.weight"] == "encoder.down_blocks.1.resnets.0.conv_shortcut.weight"
+    assert names["decoder.up.1.block.0.nin_shortcut.bias"] == (
+        "decoder.up_blocks.2.resnets.0.spatial_res_block.conv_shortcut.bias"
+    )
+    assert names["decoder.up.3.upsample.conv.weight"] == "decoder.up_blocks.0.upsamplers.0.conv.weight"
+    assert names["decoder.conv_out.time_mix_conv.bias"] == "decoder.time_conv_out.bias"
+
+
+def test_the_published_image_encoder_has_as_many_weights(native: Any) -> None:
+    config = native.image_encoder.network_config(
+        {
+            "vision_model.embeddings.patch_embedding.weight": torch.empty(1280, 3, 14, 14, device="meta"),
+            "vision_model.embeddings.position_embedding.weight": torch.empty(257, 1280, device="meta"),
+            "vision_model.encoder.layers.31.mlp.fc1.weight": torch.empty(5120, 1280, device="meta"),
+            "vision_model.encoder.layers.0.mlp.fc1.weight": torch.empty(5120, 1280, device="meta"),
+            "visual_projection.weight": torch.empty(1024, 1280, device="meta"),
+        }
+    )
+    assert config["image_size"] == 224 and config["num_hidden_layers"] == 32
+    shapes = native.image_encoder.shapes_of(config)
+    assert len(shapes) == 520
+    assert sum(shape.numel() for shape in shapes.values()) == 632_076_800

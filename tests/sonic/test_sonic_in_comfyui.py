@@ -71,7 +71,7 @@ def graph_for(comfyui: Any, **settings: Any) -> Graph:
     }
 
 
-async def run(comfyui: Any, graph: Graph) -> tuple[dict[str, Any], list[tuple[int, int]], str]:
+async def run(comfyui: Any, graph: Graph, on_progress: Any = None) -> tuple[dict[str, Any], list[tuple[int, int]], str]:
     """(outputs by node, progress of the node that speaks, error) of a prompt."""
     client, progress, error = uuid.uuid4().hex, [], ""
     address = comfyui.address if "://" in comfyui.address else f"http://{comfyui.address}"
@@ -85,8 +85,12 @@ async def run(comfyui: Any, graph: Graph) -> tuple[dict[str, Any], list[tuple[in
                 event = json.loads(message.data) if message.type is aiohttp.WSMsgType.TEXT else {"type": "preview"}
                 if event["type"] == "progress" and event["data"]["node"] == "speak":
                     progress.append((event["data"]["value"], event["data"]["max"]))
+                    if on_progress is not None:
+                        await on_progress(event["data"]["value"], session, address)
                 elif event["type"] == "execution_error":
                     error = event["data"]["exception_message"].strip()
+                elif event["type"] == "execution_interrupted":
+                    error = "interrupted"
                 elif event["type"] == "executing" and event["data"]["node"] is None:
                     break
         async with session.get(f"{address}/history/{body['prompt_id']}") as answer:
@@ -120,17 +124,40 @@ async def test_sonic_makes_a_video_when_its_files_are_there(comfyui: Any, models
     assert {most for _, most in progress} == {50 + 15}
 
 
-async def test_a_connected_model_is_used_and_loading_it_once_is_enough(comfyui: Any, models: Path) -> None:
-    before = comfyui.log_file.read_text(encoding="utf-8").count("Sonic is loaded from")
-    for seed in (1, 2):
-        graph = graph_for(comfyui, model=["loader", 0], seed=seed, fps=12.5)
-        inputs = {"unet": "unet.pth", "dtype": "fp32", "audio_scale": 0.5}
-        graph["loader"] = {"class_type": "SONIC_Loader", "inputs": inputs}
-        outputs, _, error = await run(comfyui, graph)
-        assert error == ""
-        assert frames_of(comfyui, outputs) == round(SECONDS * 12.5)
-        assert "connected" in outputs["speak"]["sonic"][0]["reason"]
-    assert comfyui.log_file.read_text(encoding="utf-8").count("Sonic is loaded from") <= before + 1
+async def test_a_connected_model_is_used_and_networks_stay_loaded(comfyui: Any, models: Path) -> None:
+    def times_loaded() -> int:
+        return comfyui.log_file.read_text(encoding="utf-8").count("Sonic is loaded from")
+
+    before = times_loaded()
+    graph = graph_for(comfyui, model=["loader", 0], seed=1, fps=12.5)
+    inputs = {"unet": "unet.pth", "dtype": "auto", "audio_scale": 0.5}
+    graph["loader"] = {"class_type": "SONIC_Loader", "inputs": inputs}
+    outputs, _, error = await run(comfyui, graph)
+    assert error == ""
+    assert frames_of(comfyui, outputs) == round(SECONDS * 12.5)
+    assert "connected" in outputs["speak"]["sonic"][0]["reason"]
+    assert times_loaded() == max(before, 1)
+
+
+async def test_an_interrupt_ends_the_denoising_and_leaves_no_file(comfyui: Any, models: Path) -> None:
+    base = Path(comfyui.base_directory)
+
+    def videos() -> set[Path]:
+        return {path for part in ("output", "temp") for path in (base / part).rglob("*") if path.is_file()}
+
+    before, stopped_at = videos(), []
+
+    async def stop(value: int, session: aiohttp.ClientSession, address: str) -> None:
+        if value >= 50 and not stopped_at:  # the first of eight windows is through
+            stopped_at.append(value)
+            async with session.post(f"{address}/interrupt", json={}) as answer:
+                assert answer.status == 200
+
+    outputs, progress, error = await run(comfyui, graph_for(comfyui, inference_steps=8, seed=7), stop)
+    assert error == "interrupted"
+    assert max(value for value, _ in progress) <= 100
+    assert "speak" not in outputs
+    assert videos() <= before
 
 
 async def test_a_damaged_file_is_named_in_one_sentence(comfyui: Any, models: Path) -> None:
