@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
 from comfy.model_base import BaseModel, ModelType, SVD_img2vid
 from torch import Tensor
 
@@ -35,8 +36,6 @@ class SonicModel(SVD_img2vid):
 
     def __init__(self, model_config: Any, model_type: Any = ModelType.V_PREDICTION_EDM, device: Any = None) -> None:
         BaseModel.__init__(self, model_config, model_type, device=device, unet_model=SonicUNet)
-        from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
-
         self.embedder = Timestep(256)
 
     def time_ids(self, fps: float, buckets: Tensor) -> Tensor:
