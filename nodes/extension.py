@@ -6,10 +6,11 @@ from comfy_api.latest import ComfyExtension, io
 
 from .inference import Inference, InferenceAlias
 from .load import LoadPortrait, LoadVoice
+from .load_model import Loader
 from .post_process import PostProcess
 from .pre_data import PreData, PreDataAlias
 
 
 class SonicExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadPortrait, LoadVoice, PreData, Inference, PostProcess, PreDataAlias, InferenceAlias]
+        return [LoadPortrait, LoadVoice, Loader, PreData, Inference, PostProcess, PreDataAlias, InferenceAlias]

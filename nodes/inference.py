@@ -8,13 +8,14 @@ from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..sonic.checkpoints import missing_sonic_files
+from ..sonic.checkpoints import missing_sonic_files, sonic_files
 from ..sonic.engine import EngineChoice, choose_engine, render
-from ..sonic.frames import FrameSource
+from ..sonic.frames import FrameSource, frame_count
 from ..sonic.options import PUBLISHED_SEED, EngineName, InferenceOptions
 from ..sonic.prepared import PreparedData
 from ..sonic.video import write_mp4
 from .frame_tensor import FrameTensor
+from .kept_networks import sonic_networks
 from .model_folders import model_folders
 from .progress import FrameProgress, raise_if_interrupted
 from .rendered_video import RenderedVideo, new_temp_video
@@ -44,7 +45,7 @@ class Inference(io.ComfyNode):
                     min=0.0,
                     max=3.0,
                     step=0.05,
-                    tooltip="How far the mouth moves: 0 is still, 1 natural.",
+                    tooltip="How far the mouth moves: 0 is still, 1 natural. With Sonic both motion buckets.",
                 ),
                 io.Float.Input(
                     "motion_scale",
@@ -52,9 +53,14 @@ class Inference(io.ComfyNode):
                     min=0.0,
                     max=3.0,
                     step=0.05,
-                    tooltip="How much the head moves and the eyes blink: 0 is still, 1 natural.",
+                    tooltip="How much the head moves and the eyes blink: 0 is still, 1 natural. "
+                    "With Sonic the translation bucket.",
                 ),
-                ModelSocket.Input("model", optional=True, tooltip="Sonic's networks; not needed by the draft engine."),
+                ModelSocket.Input(
+                    "model",
+                    optional=True,
+                    tooltip="From Sonic Loader; without it Sonic is loaded from its usual files.",
+                ),
                 io.Combo.Input(
                     "engine",
                     options=list(get_args(EngineName)),
@@ -102,8 +108,12 @@ class Inference(io.ComfyNode):
         fps: float = 25.0,
     ) -> io.NodeOutput:
         options = InferenceOptions(inference_steps, dynamic_scale, motion_scale, engine, seed, fps)
-        choice = choose_engine(options.engine, missing_sonic_files(model_folders()))
-        source = render(preprocessed_data, options, choice)
+        folders = model_folders()
+        choice = choose_engine(options.engine, missing_sonic_files(folders), connected=model is not None)
+        if choice.name == "sonic" and model is None:
+            model = sonic_networks(sonic_files(folders))
+        progress = FrameProgress(frame_count(preprocessed_data.seconds, options.fps))
+        source = render(preprocessed_data, options, choice, model, raise_if_interrupted, progress.denoised)
         report = _report(preprocessed_data, options, choice, source)
         path = new_temp_video()
         write_mp4(
@@ -112,7 +122,7 @@ class Inference(io.ComfyNode):
             options.fps,
             preprocessed_data.sound,
             {"sonic": json.dumps({**report, "settings": asdict(options)}, ensure_ascii=False)},
-            FrameProgress(source.count),
+            progress,
         )
         return io.NodeOutput(
             FrameTensor(source, raise_if_interrupted),

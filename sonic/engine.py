@@ -1,59 +1,95 @@
-"""Which engine makes the frames, why, and the call that makes them."""
+"""Which engine makes the frames, why, and the calls that load it and make them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .errors import EngineUnavailable, MissingWeights
 from .frames import FrameSource
-from .options import EngineName, InferenceOptions
+from .options import EngineName, InferenceOptions, Precision
 from .prepared import PreparedData
+
+if TYPE_CHECKING:
+    from .native.networks import SonicNetworks
 
 
 @dataclass(frozen=True)
 class EngineChoice:
     """name: the engine that runs; reason: one sentence on why it and not another."""
 
-    name: Literal["draft"]
+    name: Literal["sonic", "draft"]
     reason: str
 
 
-def choose_engine(requested: EngineName, missing: Sequence[Path]) -> EngineChoice:
-    """The engine for a request; ``missing`` are the files that Sonic lacks (checkpoints.missing_sonic_files).
+def choose_engine(requested: EngineName, missing: Sequence[Path], connected: bool = False) -> EngineChoice:
+    """The engine for a request.
 
-    Raises MissingWeights or EngineUnavailable when Sonic was asked for by name; 'auto' takes draft then and says why.
+    missing: the files that Sonic lacks (checkpoints.missing_sonic_files); connected: whether its networks are handed
+    over, so that no file is needed. Raises MissingWeights when Sonic was asked for by name and cannot be had; 'auto'
+    takes draft then and says why.
     """
     if requested == "draft":
         return EngineChoice("draft", "The engine 'draft' was asked for.")
+    if connected:
+        return EngineChoice("sonic", "The connected Sonic model makes the frames.")
     if requested == "sonic":
         if missing:
             raise MissingWeights("sonic", missing)
-        raise EngineUnavailable(
-            "The engine 'sonic' cannot run in this version, though all its files are there; "
-            "choose 'draft' or update this package."
-        )
+        return EngineChoice("sonic", "The engine 'sonic' was asked for.")
     if missing:
         count = f"{len(missing)} file{'s' if len(missing) > 1 else ''} of Sonic"
         return EngineChoice("draft", f"'auto' chose draft because {count} are not there, the first being {missing[0]}.")
-    return EngineChoice(
-        "draft", "'auto' chose draft because this version cannot run Sonic yet, though its files are there."
-    )
+    return EngineChoice("sonic", "'auto' chose sonic because all its files are there.")
 
 
 def runnable_engines(missing: Sequence[Path]) -> tuple[EngineName, ...]:
     """The engines that a request may name with success; ``missing`` as in ``choose_engine``."""
+    return ("draft",) if missing else ("draft", "sonic")
+
+
+def load_sonic(files: Mapping[str, Path], precision: Precision = "auto") -> SonicNetworks:
+    """Sonic's networks from their files by part (checkpoints.sonic_files). Raises BadWeights or EngineUnavailable."""
     try:
-        choose_engine("sonic", missing)
-    except (MissingWeights, EngineUnavailable):
-        return ("draft",)
-    return ("draft", "sonic")
+        from .native.networks import load_networks
+    except (ImportError, AttributeError) as error:  # a name that we build on is no longer where it was
+        raise EngineUnavailable(
+            f"The engine 'sonic' does not fit this version of ComfyUI ({error}); choose 'draft' or update this package."
+        ) from error
+    return load_networks(files, precision)
 
 
-def render(prepared: PreparedData, options: InferenceOptions, choice: EngineChoice) -> FrameSource:
-    """The frames of a clip, round(seconds * fps) of them, made when they are read."""
-    from .draft.render import render_draft  # torch is loaded only when frames are wanted
+def _no_check() -> None:
+    pass
 
-    return render_draft(prepared, options)
+
+def _no_progress(done: int, total: int) -> None:
+    pass
+
+
+def render(
+    prepared: PreparedData,
+    options: InferenceOptions,
+    choice: EngineChoice,
+    networks: SonicNetworks | None = None,
+    check: Callable[[], None] = _no_check,
+    on_denoised: Callable[[int, int], None] = _no_progress,
+) -> FrameSource:
+    """The frames of a clip, round(seconds * fps) of them, made when they are read.
+
+    networks: those of `load_sonic`, for the engine sonic alone, which does most of its work at once: ``check`` is
+    called before each piece of it, ``on_denoised`` with the pieces done and all pieces. What they raise ends it.
+    """
+    if choice.name == "draft":
+        from .draft.render import render_draft  # torch is loaded only when frames are wanted
+
+        return render_draft(prepared, options)
+    if networks is None:
+        raise EngineUnavailable(
+            "The engine 'sonic' was chosen, but its networks are not loaded; call load_sonic first."
+        )
+    from .native.pipeline import render_sonic
+
+    return render_sonic(prepared, options, networks, check, on_denoised)

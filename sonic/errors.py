@@ -7,6 +7,7 @@ SonicError
 │   ├── BadSound        the sound cannot be read, is empty, too short or silent
 │   └── BadSetting      a number or a name is outside what is allowed
 ├── MissingWeights      an engine was asked for whose files are not there
+├── BadWeights          a weight file cannot be read, or holds another network than it should
 ├── EngineUnavailable   an engine was asked for that this version cannot run
 ├── NotEnoughMemory     all frames at once were asked for, and they do not fit
 └── CannotWrite         the result could not be written where it belongs
@@ -57,6 +58,23 @@ class MissingWeights(SonicError):
             f"The engine '{engine}' needs files that are not there: {listing}. "
             "Put them there, or choose the engine 'draft', which needs none."
         )
+
+
+class BadWeights(SonicError):
+    """Raised when a weight file cannot be read or does not fit its network.
+
+    missing, extra, misshapen: every key that is not there, not known, or of another shape, by its name in the file.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        missing: Sequence[str] = (),
+        extra: Sequence[str] = (),
+        misshapen: Sequence[str] = (),
+    ) -> None:
+        self.missing, self.extra, self.misshapen = tuple(missing), tuple(extra), tuple(misshapen)
+        super().__init__(message)
 
 
 class EngineUnavailable(SonicError):

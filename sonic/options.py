@@ -11,6 +11,7 @@ from .errors import BadSetting
 CropMode = Literal["whole picture", "crop to face"]
 OnNoFace = Literal["error", "whole picture"]
 EngineName = Literal["auto", "sonic", "draft"]
+Precision = Literal["auto", "fp16", "bf16", "fp32"]
 
 SIZE_STEP = 64  # the video network halves a picture six times
 MIN_RESOLUTION = (256, 1536)

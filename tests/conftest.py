@@ -20,6 +20,16 @@ from .bridge_fixture import Bridge, start_bridge
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--recorded",
+        type=Path,
+        default=ROOT / "tests" / "data" / "golden",
+        metavar="DIR",
+        help="a folder with recorded numbers of the published Sonic (golden.json, *.safetensors, pictures, sounds)",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first, then those that share the server, then the slow ones: a mistake shows within seconds."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comfyui_sonic.sonic.audio import read_sound
-from comfyui_sonic.sonic.checkpoints import SONIC_FILES, missing_sonic_files
+from comfyui_sonic.sonic.checkpoints import SONIC_FILES, missing_sonic_files, sonic_files
 from comfyui_sonic.sonic.engine import choose_engine, render
 from comfyui_sonic.sonic.errors import EngineUnavailable, MissingWeights, NoFace
 from comfyui_sonic.sonic.options import InferenceOptions, PrepareOptions
@@ -51,13 +51,29 @@ def test_auto_takes_draft_and_says_why(model_dirs: dict[str, list[Path]]) -> Non
     assert "6 files of Sonic are not there" in choice.reason and "unet.pth" in choice.reason
 
 
-def test_with_all_files_there_sonic_is_refused_clearly_and_auto_still_works(model_dirs: dict[str, list[Path]]) -> None:
+def test_with_all_files_there_sonic_runs_and_auto_takes_it(model_dirs: dict[str, list[Path]]) -> None:
     for file in SONIC_FILES:
         put(model_dirs[file.folder][0], file.names[0])
     assert missing_sonic_files(model_dirs) == []
-    with pytest.raises(EngineUnavailable, match="cannot run in this version"):
-        choose_engine("sonic", [])
-    assert "cannot run Sonic yet" in choose_engine("auto", []).reason
+    assert sonic_files(model_dirs)["unet"] == model_dirs["sonic"][0] / "unet.pth"
+    assert choose_engine("sonic", []).name == "sonic"
+    auto = choose_engine("auto", [])
+    assert auto.name == "sonic" and "all its files are there" in auto.reason
+
+
+def test_a_connected_model_needs_no_files_and_draft_needs_no_model(model_dirs: dict[str, list[Path]]) -> None:
+    missing = missing_sonic_files(model_dirs)
+    assert choose_engine("auto", missing, connected=True).name == "sonic"
+    assert choose_engine("sonic", missing, connected=True).name == "sonic"
+    assert choose_engine("draft", missing, connected=True).name == "draft"
+
+
+def test_sonic_without_its_networks_is_a_clear_error() -> None:
+    voice = read_sound(ROOT / "tests" / "data" / "voice.wav")
+    picture = read_picture(ROOT / "examples" / "batch" / "eileen_collins.png")
+    prepared = prepare(picture, voice, PrepareOptions(duration_s=0.1, min_resolution=256))
+    with pytest.raises(EngineUnavailable, match="call load_sonic first"):
+        render(prepared, InferenceOptions(), choose_engine("sonic", []))
 
 
 def test_draft_needs_no_files(model_dirs: dict[str, list[Path]]) -> None:

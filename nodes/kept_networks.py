@@ -1,0 +1,24 @@
+"""Sonic's networks stay in memory between prompts, as ComfyUI keeps what its own loaders have loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..sonic.engine import load_sonic
+from ..sonic.options import Precision
+
+
+def sonic_networks(files: Mapping[str, Path], precision: Precision = "auto") -> Any:
+    """The networks of these files, loaded unless the last call was for the same ones and none has changed since.
+
+    What they hold of the card is ComfyUI's to take back at any time.
+    """
+    return _loaded(tuple((part, path, path.stat().st_mtime_ns) for part, path in sorted(files.items())), precision)
+
+
+@lru_cache(maxsize=1)
+def _loaded(files: tuple[tuple[str, Path, int], ...], precision: Precision) -> Any:
+    return load_sonic({part: path for part, path, _ in files}, precision)

@@ -1,0 +1,30 @@
+"""A network whose place, on the card or off it, is ComfyUI's business."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Managed(Generic[Network]):
+    """Stays loaded until ComfyUI needs the room; ``loaded()`` brings it back."""
+
+    def __init__(self, network: Network, device: torch.device | None = None) -> None:
+        """device: where it works; None is where ComfyUI's networks work."""
+        management = comfy.model_management
+        self._network = network
+        self.device: torch.device = device or management.get_torch_device()
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            network, load_device=self.device, offload_device=management.unet_offload_device()
+        )
+
+    def loaded(self, working_memory: float = 0) -> Network:
+        """The network on its device; others make room for it and for ``working_memory`` bytes."""
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=working_memory)
+        return self._network

@@ -1,0 +1,77 @@
+"""Sonic from files of the published names and layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfyui_sonic.sonic.checkpoints import sonic_files
+from comfyui_sonic.sonic.engine import load_sonic
+from comfyui_sonic.sonic.errors import BadWeights
+from comfyui_sonic.sonic.postprocess.interpolation import FrameInterpolation
+
+Files = dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def files(write_sonic_files: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Files:
+    models = tmp_path_factory.mktemp("models")
+    write_sonic_files(models)
+    return sonic_files({"sonic": [models / "sonic"], "checkpoints": [models / "checkpoints"]})
+
+
+def test_every_network_is_what_its_file_holds(files: Files, recorded: Any, autoencoder: Any) -> None:
+    networks = load_sonic(files, "fp32")
+    assert networks.unet.model.get_dtype() == torch.float32
+    assert networks.unet.model.diffusion_model.num_head_channels == 64
+    stored = torch.load(files["unet"], weights_only=True)
+    own = networks.unet.model.diffusion_model.state_dict()
+    key = "input_blocks.1.1.time_stack.0.attn2.to_k_ip.weight"
+    published = "down_blocks.0.attentions.0.temporal_transformer_blocks.0.attn2.processor.to_k_ip.0.weight"
+    assert torch.equal(own[key], stored[published])
+    latents = recorded["decode_in"][0, :2]
+    assert torch.equal(networks.autoencoder.decode(latents), autoencoder.decode(latents))
+    vision, expected = networks.image_encoder.loaded().state_dict(), recorded.weights("clip_vision")
+    assert vision.keys() == expected.keys()
+    assert all(torch.equal(vision[key], expected[key]) for key in vision)
+    whisper = networks.speech_encoder.loaded().state_dict()
+    assert torch.equal(whisper["conv1.weight"], recorded.weights("whisper_encoder")["conv1.weight"])
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_the_precision_is_that_of_the_large_networks_only(files: Files, precision: Any, dtype: torch.dtype) -> None:
+    networks = load_sonic(files, precision)
+    assert networks.unet.model.get_dtype() == dtype
+    assert networks.autoencoder.dtype == dtype
+    assert networks.interpolation.loaded().block0.conv0[0][0].weight.dtype == torch.float32
+    assert networks.audio_projection.loaded().proj1.weight.dtype == torch.float32
+
+
+def test_a_file_in_half_precision_gives_small_networks_in_float32(files: Files, tmp_path: Path) -> None:
+    half = {key: value.half() for key, value in torch.load(files["audio_projection"], weights_only=True).items()}
+    torch.save(half, tmp_path / "audio2token.pth")
+    networks = load_sonic({**files, "audio_projection": tmp_path / "audio2token.pth"}, "fp32")
+    assert networks.audio_projection.loaded().proj1.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "part", ["unet", "audio_projection", "motion_buckets", "speech_encoder", "interpolation", "svd"]
+)
+def test_a_file_of_another_network_is_named(files: Files, part: str) -> None:
+    other = files["audio_projection" if part != "audio_projection" else "motion_buckets"]
+    with pytest.raises(BadWeights) as caught:
+        load_sonic({**files, part: other}, "fp32")
+    assert str(other) in str(caught.value)
+
+
+def test_the_teacher_of_the_interpolation_is_left_out(recorded: Any) -> None:
+    weights = recorded.weights("rife")
+    assert any(key.startswith("block_tea.") for key in weights)
+    network = FrameInterpolation.of_weights(weights, "flownet.pkl")
+    assert not any(key.startswith("block_tea.") for key in network.state_dict())
+    del weights["block2.conv2.2.bias"]
+    with pytest.raises(BadWeights, match=r"1 missing: block2\.conv2\.2\.bias"):
+        FrameInterpolation.of_weights(weights, "flownet.pkl")
