@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from comfyui_sonic.sonic.audio import read_sound
 from comfyui_sonic.sonic.checkpoints import SONIC_FILES, missing_sonic_files, sonic_files
-from comfyui_sonic.sonic.engine import choose_engine, render
+from comfyui_sonic.sonic.engine import choose_engine, render, runnable_engines
 from comfyui_sonic.sonic.errors import EngineUnavailable, MissingWeights, NoFace
 from comfyui_sonic.sonic.options import InferenceOptions, PrepareOptions
 from comfyui_sonic.sonic.portrait import read_picture
@@ -102,3 +102,8 @@ def test_the_draft_engine_needs_a_face() -> None:
     prepared = prepare(np.full((256, 256, 3), 90, np.uint8), voice, options)
     with pytest.raises(NoFace, match="needs a face"):
         render(prepared, InferenceOptions(), choose_engine("draft", []))
+
+
+def test_only_engines_whose_files_are_there_are_announced() -> None:
+    assert runnable_engines([]) == ("draft", "sonic")
+    assert runnable_engines([Path("unet.pth")]) == ("draft",)
