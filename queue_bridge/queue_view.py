@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
 
+from .errors import JobError
 from .job import JobRecord
 from .keys import CLASSES, GROUP, Keys
 from .redis_connection import answer_to
 from .states import TERMINAL, State
+
+log = logging.getLogger("sonic.queue_view")
 
 EVENTS_A_CALL = 1000
 JOBS_A_CALL = 500
@@ -47,7 +51,7 @@ class QueueView:
         return found.get(task_id)
 
     async def jobs(self, task_ids: Sequence[str]) -> dict[str, JobRecord]:
-        """Those of these jobs that are there, by id."""
+        """Those of these jobs that are there and can be read, by id."""
         records = {}
         for start in range(0, len(task_ids), JOBS_A_CALL):
             part = task_ids[start : start + JOBS_A_CALL]
@@ -55,7 +59,12 @@ class QueueView:
                 for task_id in part:
                     pipeline.hgetall(self._keys.job(task_id))
                 hashes = await self._ask(pipeline.execute())
-            records.update({t: JobRecord.from_hash(h) for t, h in zip(part, hashes, strict=True) if h.get("state")})
+            for task_id, fields in zip(part, hashes, strict=True):
+                if fields:
+                    try:
+                        records[task_id] = JobRecord.from_hash(fields)
+                    except (JobError, KeyError, ValueError) as error:
+                        log.warning("job %s cannot be read: %s", task_id, error)
         return records
 
     async def ids(self, states: Collection[State], limit: int) -> list[str]:

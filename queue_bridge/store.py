@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from .config import Settings
-from .errors import LeaseLost
+from .errors import JobError, LeaseLost
 from .job import CLASS_OF, JobRecord, JobSpec
 from .presence import Identity, registration
 from .redis_connection import answer_to
@@ -19,6 +20,8 @@ from .retry import Verdict
 from .scripts import NAMES, Argument, Scripts
 from .states import State
 from .tiers import lane_of
+
+log = logging.getLogger("sonic.store")
 
 JOBS_A_CALL = 500  # keeps one script under about 10 ms
 
@@ -104,7 +107,16 @@ class Store:
             raise Unregistered(instance)
         if answer[0] == "none":
             return Idle(answer[1], answer[2] / 1000 if answer[2] >= 0 else None)
-        return JobRecord.from_hash(await answer_to(self.client.hgetall(self.keys.job(answer[1])), self.settings.url))
+        fields = await answer_to(self.client.hgetall(self.keys.job(answer[1])), self.settings.url)
+        try:
+            return JobRecord.from_hash(fields)
+        except (JobError, KeyError, ValueError) as error:
+            # Written by somebody else, or by another version. It ends here, so that it stops nobody else's job.
+            log.warning("job %s cannot be read: %s", answer[1], error)
+            reason = f"This job cannot be read by this version ({error})."
+            verdict = Verdict(State.FAILED, "bad input")
+            await self._call("settle", answer[1], fields["token"], *refusal(verdict, reason))
+            return Idle(wake_id="0-0", due_s=0.0)
 
     async def sleep(self, idle: Idle, timeout_s: float) -> None:
         """Return when something may be claimed again, at the latest after ``timeout_s``."""
@@ -175,6 +187,11 @@ def settlement(job: JobRecord, verdict: Verdict, error: str, kind: str, instance
         verdict.counter,
         _json(entry) if error else "",
     )
+
+
+def refusal(verdict: Verdict, reason: str) -> tuple[Argument, ...]:
+    """The same for a job of which nothing but its id and token can be read."""
+    return (verdict.state.value, verdict.cause, 0, "", reason, "bad input", "", 0, "", "")
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -64,24 +64,23 @@ class Worker:
         claim_id = uuid.uuid4().hex
         while True:
             try:
-                answer = await self._store.claim(
-                    self._identity.name, self._identity.boot, self._lanes, claim_id=claim_id
-                )
-                if isinstance(answer, Idle):
-                    await self._store.sleep(answer, IDLE_S)
+                job = await self._store.claim(self._identity.name, self._identity.boot, self._lanes, claim_id=claim_id)
+                if isinstance(job, Idle):
+                    await self._store.sleep(job, IDLE_S)
                     continue
+                claim_id = uuid.uuid4().hex
+                await self._work(job)
             except Unregistered:  # the lease keeper sees to that
                 await asyncio.sleep(min(0.2, self._settings.heartbeat_s))
-                continue
-            except QueueUnavailable as error:
+            except QueueUnavailable as error:  # which the lease keeper has told, too
                 log.debug("claiming: %s", error)
                 await asyncio.sleep(AWAY_S)
-                continue
-            claim_id = uuid.uuid4().hex
-            await self._work(answer)
+            except Exception:  # an instance that took no jobs any more would not be noticed
+                log.exception("An error that was not foreseen; this instance goes on with the next job.")
+                await asyncio.sleep(AWAY_S)
 
     async def _work(self, job: JobRecord) -> None:
-        """One start of one job, to whatever end; raises nothing but cancellation."""
+        """One start of one job, to whatever end."""
         started = time.monotonic()
         lost = asyncio.Event()
         loop = asyncio.get_running_loop()

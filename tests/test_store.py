@@ -360,6 +360,18 @@ async def test_an_ended_job_is_forgotten_after_its_time_and_its_key_with_it(benc
     assert await client.zcard(keys.ended) == 0
 
 
+async def test_a_job_that_nobody_can_read_fails_with_a_sentence_and_stops_no_other(bench: Bench) -> None:
+    broken, good = await bench.submit(2)
+    client, keys = bench.store.client, bench.store.keys
+    await client.hset(keys.job(broken), "spec", '{"image": 3}')
+    assert isinstance(await bench.ask(), Idle)
+    assert (await bench.claim()).task_id == good
+    state, error = await client.hmget(keys.job(broken), "state", "error")
+    assert state == "failed"
+    assert error.startswith("This job cannot be read by this version (image: is no text.")
+    assert list(await bench.view.jobs([broken, good])) == [good]
+
+
 async def test_every_change_is_an_event(bench: Bench) -> None:
     after = await bench.view.last_event()
     (task_id,) = await bench.submit()
