@@ -85,7 +85,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         fleet.stop(completed=completed)
     if arguments.keep and fleet.addresses:
         console.print(f"\nThe servers stay up: {', '.join(f'http://{address}' for address in fleet.addresses)}")
-        console.print(f"Look at the queue with: SONIC_QUEUE_URL={fleet.url} sonic-queue status")
+        # A given address may hold a password and is in the environment anyway, where sonic-queue finds it, too.
+        named = "" if os.environ.get("REDIS_URL") else f"SONIC_QUEUE_URL={fleet.url} "
+        console.print(f"Look at the queue with: {named}sonic-queue status")
         console.print(f"Stop everything with: {arguments.stop_command or '--stop'}")
     return status
 
