@@ -171,6 +171,7 @@ def test_one_call_of_the_network(shape: str, recorded: Any, native: Any, unet: A
     assert relative_rms(found.unflatten(0, (branches, frames)), recorded[f"unet_{shape}_out"]) <= 2e-5
 
 
+@pytest.mark.slow  # a minute of denoising
 def test_denoising(
     recorded: Any,
     speech: NDArray[np.float32],
