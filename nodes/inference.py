@@ -9,7 +9,7 @@ from typing import Any, get_args
 from comfy_api.latest import io
 
 from ..sonic.checkpoints import missing_sonic_files, sonic_files
-from ..sonic.engine import EngineChoice, choose_engine, render
+from ..sonic.engine import EngineChoice, choose_engine, misfit, render
 from ..sonic.frames import FrameSource, frame_count
 from ..sonic.options import PUBLISHED_SEED, EngineName, InferenceOptions
 from ..sonic.prepared import PreparedData
@@ -109,7 +109,9 @@ class Inference(io.ComfyNode):
     ) -> io.NodeOutput:
         options = InferenceOptions(inference_steps, dynamic_scale, motion_scale, engine, seed, fps)
         folders = model_folders()
-        choice = choose_engine(options.engine, missing_sonic_files(folders), connected=model is not None)
+        missing = missing_sonic_files(folders)
+        unfit = "" if missing or options.engine == "draft" else misfit()
+        choice = choose_engine(options.engine, missing, connected=model is not None, unfit=unfit)
         if choice.name == "sonic" and model is None:
             model = sonic_networks(sonic_files(folders))
         progress = FrameProgress(frame_count(preprocessed_data.seconds, options.fps))

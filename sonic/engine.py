@@ -24,12 +24,27 @@ class EngineChoice:
     reason: str
 
 
-def choose_engine(requested: EngineName, missing: Sequence[Path], connected: bool = False) -> EngineChoice:
+def misfit() -> str:
+    """Why Sonic does not run in this version of ComfyUI, as a sentence, or '' when it does."""
+    try:
+        from .native.fit import misfit as native_misfit
+
+        reason = native_misfit()
+    except (ImportError, AttributeError) as error:  # a name that we build on is no longer where it was
+        reason = str(error)
+    return reason and (
+        f"The engine 'sonic' does not fit this version of ComfyUI ({reason}); choose 'draft' or update this package."
+    )
+
+
+def choose_engine(
+    requested: EngineName, missing: Sequence[Path], connected: bool = False, unfit: str = ""
+) -> EngineChoice:
     """The engine for a request.
 
     missing: the files that Sonic lacks (checkpoints.missing_sonic_files); connected: whether its networks are handed
-    over, so that no file is needed. Raises MissingWeights when Sonic was asked for by name and cannot be had; 'auto'
-    takes draft then and says why.
+    over, so that no file is needed; unfit: what ``misfit`` says. Raises MissingWeights or EngineUnavailable when Sonic
+    was asked for by name and cannot be had; 'auto' takes draft then and says why.
     """
     if requested == "draft":
         return EngineChoice("draft", "The engine 'draft' was asked for.")
@@ -38,26 +53,28 @@ def choose_engine(requested: EngineName, missing: Sequence[Path], connected: boo
     if requested == "sonic":
         if missing:
             raise MissingWeights("sonic", missing)
+        if unfit:
+            raise EngineUnavailable(unfit)
         return EngineChoice("sonic", "The engine 'sonic' was asked for.")
     if missing:
         count = f"{len(missing)} file{'s' if len(missing) > 1 else ''} of Sonic"
         return EngineChoice("draft", f"'auto' chose draft because {count} are not there, the first being {missing[0]}.")
+    if unfit:
+        return EngineChoice("draft", f"'auto' chose draft. {unfit}")
     return EngineChoice("sonic", "'auto' chose sonic because all its files are there.")
 
 
-def runnable_engines(missing: Sequence[Path]) -> tuple[EngineName, ...]:
-    """The engines that a request may name with success; ``missing`` as in ``choose_engine``."""
-    return ("draft",) if missing else ("draft", "sonic")
+def runnable_engines(missing: Sequence[Path], unfit: str = "") -> tuple[EngineName, ...]:
+    """The engines that a request may name with success; the arguments are those of ``choose_engine``."""
+    return ("draft",) if missing or unfit else ("draft", "sonic")
 
 
 def load_sonic(files: Mapping[str, Path], precision: Precision = "auto") -> SonicNetworks:
     """Sonic's networks from their files by part (checkpoints.sonic_files). Raises BadWeights or EngineUnavailable."""
-    try:
-        from .native.networks import load_networks
-    except (ImportError, AttributeError) as error:  # a name that we build on is no longer where it was
-        raise EngineUnavailable(
-            f"The engine 'sonic' does not fit this version of ComfyUI ({error}); choose 'draft' or update this package."
-        ) from error
+    if unfit := misfit():
+        raise EngineUnavailable(unfit)
+    from .native.networks import load_networks
+
     return load_networks(files, precision)
 
 

@@ -107,3 +107,12 @@ def test_the_draft_engine_needs_a_face() -> None:
 def test_only_engines_whose_files_are_there_are_announced() -> None:
     assert runnable_engines([]) == ("draft", "sonic")
     assert runnable_engines([Path("unet.pth")]) == ("draft",)
+    assert runnable_engines([], "It does not fit.") == ("draft",)
+
+
+def test_where_comfyui_has_moved_on_sonic_says_so_and_auto_still_makes_a_video() -> None:
+    with pytest.raises(EngineUnavailable, match=r"^It does not fit\.$"):
+        choose_engine("sonic", [], unfit="It does not fit.")
+    choice = choose_engine("auto", [], unfit="It does not fit.")
+    assert (choice.name, choice.reason) == ("draft", "'auto' chose draft. It does not fit.")
+    assert choose_engine("draft", [], unfit="It does not fit.").name == "draft"

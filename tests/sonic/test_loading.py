@@ -75,3 +75,21 @@ def test_the_teacher_of_the_interpolation_is_left_out(recorded: Any) -> None:
     del weights["block2.conv2.2.bias"]
     with pytest.raises(BadWeights, match=r"1 missing: block2\.conv2\.2\.bias"):
         FrameInterpolation.of_weights(weights, "flownet.pkl")
+
+
+def test_this_comfyui_has_what_sonic_is_built_on_and_a_change_would_be_named(
+    native: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from comfyui_sonic.sonic import engine
+    from comfyui_sonic.sonic.native import fit
+
+    assert engine.misfit() == ""
+
+    def renamed(x: object, context: object) -> None:
+        """As it might look in some later version."""
+
+    monkeypatch.setattr(fit, "_RELIED_ON", ((renamed, ("x", "context", "mask")),))
+    assert engine.misfit() == (
+        "The engine 'sonic' does not fit this version of ComfyUI (test_this_comfyui_has_what_sonic_is_built_on_and_a_"
+        "change_would_be_named.<locals>.renamed takes no 'mask' any more); choose 'draft' or update this package."
+    )
