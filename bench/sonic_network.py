@@ -1,0 +1,184 @@
+"""The engine sonic's video network at any width and without weights, in our arrangement and in the published one.
+
+ComfyUI is taken from COMFYUI_PATH or from where quickstart.py has put it. It is set to torch's own attention, which is
+what it takes on graphics cards.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from comfyui_sonic.queue_bridge.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
+
+COMFYUI = Path(os.environ.get("COMFYUI_PATH") or Path(__file__).parents[1] / ".quickstart" / "ComfyUI")
+if not (COMFYUI / "main.py").is_file():
+    sys.exit(f"There is no ComfyUI in '{COMFYUI}'; set COMFYUI_PATH or run `python3 quickstart.py` once.")
+make_torchvision_importable()
+make_torchaudio_importable()
+sys.path.append(str(COMFYUI))  # at the end: its "tests" and "utils" must not hide anybody's
+
+import comfy.cli_args  # noqa: E402
+
+comfy.cli_args.args.cpu = True
+comfy.cli_args.args.use_pytorch_cross_attention = True
+
+import comfy.model_patcher  # noqa: E402
+import torch  # noqa: E402
+from comfy.ldm.modules.attention import SpatialVideoTransformer, optimized_attention  # noqa: E402
+from comfyui_sonic.sonic.native.guider import BRANCHES, Conditioning, denoise  # noqa: E402
+from comfyui_sonic.sonic.native.model import SonicConfig, unet_config  # noqa: E402
+from comfyui_sonic.sonic.native.network import FaceMask, SonicUNet, SpeechContext, SpeechCrossAttention  # noqa: E402
+from comfyui_sonic.sonic.native.shapes import TorchOperations  # noqa: E402
+from comfyui_sonic.sonic.windows import CONTEXT_LENGTH  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+Arrangement = Literal["ours", "published"]
+ALL_BRANCHES = len(BRANCHES)
+TOKENS = 32
+DOWNSCALE = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """channels: of the first level, the others have 2, 4 and 4 times as many; context: D of tokens and embeddings."""
+
+    channels: int = 320
+    context: int = 1024
+    head_channels: int = 64
+
+    def config(self) -> SonicConfig:
+        """The network's configuration, by the same way as for a file of weights."""
+        first, widths = self.channels, [self.channels * factor for factor in (1, 2, 4, 4)]
+        with torch.device("meta"):
+            weights = {
+                "conv_in.weight": torch.empty(first, 8, 3, 3),
+                "conv_out.weight": torch.empty(4, first, 3, 3),
+                "add_embedding.linear_1.weight": torch.empty(4 * first, 768),
+                "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": torch.empty(first, self.context),
+            }
+            for level, width in enumerate(widths):
+                key = f"down_blocks.{level}.resnets.0.spatial_res_block.conv1.weight"
+                weights[key] = torch.empty(width, width, 3, 3)
+        return unet_config(weights, "the bench's layout", self.head_channels)
+
+
+REAL = Layout()
+
+
+class PublishedCrossAttention(SpeechCrossAttention):
+    """The same attention done as the published code does it.
+
+    The picture's one embedding goes through a whole attention, and over time every pixel makes keys and values of the
+    picture and of the speech anew from tokens that are repeated for it.
+    """
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        value: Tensor | None = None,
+        mask: Tensor | None = None,
+        transformer_options: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """x: (B * T, pixels, C), or over time (B * pixels, T, C), to the same shape."""
+        options = transformer_options or {}
+        speech: SpeechContext = options["sonic"]
+        query = self.to_q(x)
+        picture, tokens = context, speech.tokens
+        if self.over_time:
+            pixels = x.shape[0] // speech.window_tokens.shape[0]
+            picture = speech.picture.repeat_interleave(pixels, dim=0)
+            tokens = speech.window_tokens.repeat_interleave(pixels, dim=0)
+        seen = optimized_attention(query, self.to_k(picture), self.to_v(picture), self.heads)
+        heard = self._heard(query, tokens, options)
+        if speech.mask is not None and not self.over_time:
+            height, width = options["activations_shape"][-2:]
+            heard = heard * speech.mask.at(height, width, heard)
+        return self.to_out(seen + speech.scale * heard)
+
+
+def make_network(
+    layout: Layout, arrangement: Arrangement, device: str = "meta", dtype: torch.dtype = torch.float32
+) -> SonicUNet:
+    """On "cpu" its weights are torch's random initial ones, the same for both arrangements after the same seed."""
+    config = layout.config().unet_config
+    network = SonicUNet(**config, dtype=dtype, device=device, operations=TorchOperations)
+    if arrangement == "published":
+        made = {"dtype": dtype, "device": device, "operations": TorchOperations}
+        weights = network.state_dict()
+        for module in network.modules():
+            if isinstance(module, SpatialVideoTransformer):
+                for block in [*module.transformer_blocks, *module.time_stack]:
+                    block.attn2 = PublishedCrossAttention(block.attn2, block.attn2.over_time, **made)
+        if device != "meta":
+            network.load_state_dict(weights)
+    return network.eval()
+
+
+def call(
+    network: SonicUNet, layout: Layout, height: int, width: int, frames: int, branches: int, scale: float = 1.0
+) -> Tensor:
+    """One call for pictures of ``height`` x ``width`` pixels, multiples of 64 -> (branches * frames, 4, h, w).
+
+    scale: of the speech. What goes in is random and the same every time.
+    """
+    weight = next(network.parameters())
+    source = None if weight.is_meta else torch.Generator().manual_seed(0)
+
+    def random(*shape: int, dtype: torch.dtype = weight.dtype) -> Tensor:
+        if weight.is_meta:
+            return torch.empty(shape, dtype=dtype, device="meta")
+        return torch.randn(shape, generator=source).to(dtype)
+
+    rows = branches * frames
+    with torch.inference_mode():
+        result: Tensor = network(
+            random(rows, 8, height // DOWNSCALE, width // DOWNSCALE),
+            random(rows, dtype=torch.float32),
+            context=random(branches, 1, layout.context).repeat_interleave(frames, dim=0),
+            y=random(branches, 768).repeat_interleave(frames, dim=0),
+            num_video_frames=frames,
+            sonic_tokens=random(rows, TOKENS, layout.context),
+            sonic_mask=FaceMask(random(height, width, dtype=torch.float32)),
+            sonic_scale=scale,
+        )
+    return result
+
+
+class CountedCalls(nn.Module):
+    """Stands where the network would and notes how many frames each call brings."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype, self.rows = dtype, Counter[int]()
+
+    def forward(self, x: Tensor, timesteps: Tensor, **_: Any) -> Tensor:
+        self.rows[len(x)] += 1
+        return torch.zeros_like(x[:, :4])
+
+
+def calls_of_a_step(size: int, frames: int) -> dict[int, int]:
+    """Calls by how many branches ComfyUI takes together, in one step of the real sampling, run without the network."""
+    config = REAL.config()
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "", device="meta")
+    counted = CountedCalls(torch.float32)
+    model.diffusion_model = counted
+    cpu = torch.device("cpu")
+    side = size // DOWNSCALE
+    conditioning = Conditioning(
+        picture_latents=torch.zeros(1, 4, side, side),
+        picture_embeds=torch.zeros(1, REAL.context),
+        tokens=torch.zeros(frames, TOKENS, REAL.context),
+        silent_tokens=torch.zeros(TOKENS, REAL.context),
+        buckets=torch.zeros(frames, 2),
+        mask=FaceMask(torch.ones(size, size)),
+    )
+    noise = torch.zeros(frames, 4, side, side)
+    denoise(comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu), conditioning, noise, steps=1)
+    return {rows // CONTEXT_LENGTH: times for rows, times in sorted(counted.rows.items())}
