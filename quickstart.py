@@ -352,7 +352,7 @@ def link_pack() -> None:
         (packages / "comfyui_sonic.pth").write_text(f"{PACK_PARENT}\n", encoding="utf-8")
     if os.name == "posix":  # what an installation of the package would put there; elsewhere: python -m queue_bridge
         command = venv_program("sonic-queue")
-        lines = [f"#!{venv_program('python')}", "import sys", "from comfyui_sonic.queue_bridge.cli import main"]
+        lines = [f"#!{venv_program('python')}", "import sys", "from comfyui_sonic.command import main"]
         command.write_text("\n".join([*lines, "sys.exit(main())", ""]), encoding="utf-8")
         command.chmod(0o755)
 

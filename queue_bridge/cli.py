@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 
@@ -39,6 +39,10 @@ from .watch_folder import FolderWatch
 
 WATCH_S = 1.0
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+# Adds commands to the command line; each sets the default ``run``, which takes the arguments and gives the exit status.
+AddCommands = Callable[[Commands], None]
+
 
 @dataclass(frozen=True)
 class Queue:
@@ -53,8 +57,8 @@ def _absolute(text: str) -> Path:
     return Path(text).absolute()
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
+    """The command line; ``further`` puts the caller's commands beside those of the queue."""
     top = argparse.ArgumentParser(prog="sonic-queue", description="Talking-head videos through a durable queue.")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--url", help="the queue's Redis server (default: SONIC_QUEUE_URL, the config file, REDIS_URL)")
@@ -88,33 +92,46 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--data", type=Path, default=Path("sonic-queue-data"), help="where it keeps its data")
     serve.add_argument("--port", type=int, help="listen on 127.0.0.1 with a password (0: a free port), not on a socket")
     serve.add_argument("--durable", action="store_true", help="on disk before a submission is answered")
+    for add in further:
+        add(commands)
     return top
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+def main(
+    argv: Sequence[str] | None = None,
+    further: Sequence[AddCommands] = (),
+    errors: tuple[type[Exception], ...] = (),
+) -> int:
+    """The command; returns its exit status.
+
+    further: commands beside those of the queue, each with an option --json; errors: what these raise for a person.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    arguments = parser().parse_args(argv)
+    arguments = parser(further).parse_args(argv)
+    run: Callable[[argparse.Namespace], int] | None = getattr(arguments, "run", None)
+    expected: tuple[type[Exception], ...] = (BridgeError, *errors)
     # Started in the background of a shell, SIGINT would be ignored; SIGTERM ends us the same tidy way.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
+        if run:
+            return run(arguments)
         if arguments.command == "serve-redis":
             from .serve_redis import serve_redis
 
             return serve_redis(arguments.data, arguments.port, durable=arguments.durable, as_json=arguments.json)
         return asyncio.run(_with_queue(arguments))
-    except BridgeError as error:
+    except expected as error:
         if arguments.json:
             _print_json({"error": str(error)})
         else:
             sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("\nStopped. What is in the queue stays there.\n")
+        sys.stderr.write("\nStopped.\n" if run else "\nStopped. What is in the queue stays there.\n")
         return 128 + signal.SIGINT
 
 

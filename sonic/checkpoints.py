@@ -27,12 +27,22 @@ class ModelFile:
     folder: str
     names: tuple[str, ...]
 
+    def searched(self) -> list[str]:
+        """The names in the order they are looked for: a converted file before the PyTorch file it was made of."""
+        return sorted(self.names, key=lambda name: not name.endswith(".safetensors"))
+
+
+def _also_in_folder(stem: str) -> tuple[str, ...]:
+    # A download of the published repository as a whole has these three in a folder "Sonic" of its own.
+    names = (f"{stem}.pth", f"{stem}.safetensors")
+    return (*names, *(f"Sonic/{name}" for name in names))
+
 
 # The published face detector is not among them: faces are found by the mesh networks that come with this package.
 SONIC_FILES = (
-    ModelFile("unet", "sonic", ("unet.pth", "unet.safetensors")),
-    ModelFile("audio_projection", "sonic", ("audio2token.pth", "audio2token.safetensors")),
-    ModelFile("motion_buckets", "sonic", ("audio2bucket.pth", "audio2bucket.safetensors")),
+    ModelFile("unet", "sonic", _also_in_folder("unet")),
+    ModelFile("audio_projection", "sonic", _also_in_folder("audio2token")),
+    ModelFile("motion_buckets", "sonic", _also_in_folder("audio2bucket")),
     ModelFile("speech_encoder", "sonic", ("whisper-tiny/model.safetensors",)),
     ModelFile("interpolation", "sonic", ("RIFE/flownet.pkl", "RIFE/flownet.safetensors")),
     # Its image encoder and its VAE are used; its video network is replaced by unet.pth.
@@ -44,7 +54,7 @@ def sonic_files(model_dirs: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
     """The files that are there, by their part; the first in the order of folders, then of names."""
     found: dict[str, Path] = {}
     for file in SONIC_FILES:
-        candidates = (folder / name for folder in model_dirs[file.folder] for name in file.names)
+        candidates = (folder / name for folder in model_dirs[file.folder] for name in file.searched())
         path = next((path for path in candidates if path.is_file()), None)
         if path is not None:
             found[file.part] = path

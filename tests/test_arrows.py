@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ALLOWED = {"sonic": {"sonic"}, "nodes": {"nodes", "sonic"}, "queue_bridge": {"queue_bridge"}}
+ALLOWED = {
+    "sonic": {"sonic"},
+    "nodes": {"nodes", "sonic"},
+    "queue_bridge": {"queue_bridge"},
+    "command.py": {"queue_bridge", "sonic"},
+}
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "execution", "nodes"}
-SOURCES = [path for part in ALLOWED for path in sorted((ROOT / part).rglob("*.py"))]
+SOURCES = [*(path for part in ALLOWED for path in sorted((ROOT / part).rglob("*.py"))), ROOT / "command.py"]
 
 
 def name_of(path: Path) -> str:
@@ -63,6 +68,17 @@ def test_each_part_imports_only_what_its_arrows_allow(path: Path) -> None:
             assert top not in {"comfyui_sonic", "sonic", "queue_bridge"}, f"{path.name} imports {name} absolutely"
             allowed = part == "nodes" or path.is_relative_to(ROOT / "sonic" / "native")
             assert allowed or top not in COMFYUI, f"{path.name} imports ComfyUI's {name}"
+
+
+def test_nobody_imports_the_command() -> None:
+    for path in [ROOT / "__init__.py", ROOT / "quickstart.py", *SOURCES]:
+        assert "command" not in {name.split(".")[0] for name, ours in imports(path) if ours}, path
+
+
+def test_the_command_line_is_read_without_loading_torch() -> None:
+    for name in ("sonic/model_commands.py", "sonic/model_files.py", "sonic/tensor_file.py", "sonic/checkpoints.py"):
+        for module, ours in imports(ROOT / name, at_import_time=True):
+            assert ours or module.split(".")[0] in sys.stdlib_module_names, f"{name} imports {module}"
 
 
 def test_sonic_knows_neither_redis_nor_http() -> None:
