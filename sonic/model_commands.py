@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BadSetting, MissingWeights
+from .errors import MissingWeights
 from .model_files import SAFETENSORS, Conversion, FileState, as_size, convert, pytorch_files, survey, target_of
-
-PACK = Path(__file__).absolute().parent.parent  # not resolved: a linked pack belongs to the ComfyUI it is linked into
-KINDS = ("sonic", "checkpoints")
+from .model_places import model_folders
 
 
 def add_model_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,40 +36,6 @@ def add_model_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     converting.add_argument("--output", type=Path, metavar="DIR", help="where to (default: beside each file)")
     converting.add_argument("--again", action="store_true", help="replace what was converted before")
     converting.set_defaults(run=convert_files)
-
-
-# --- where -----------------------------------------------------------------------------------------------------------
-
-
-def model_folders(
-    models: Sequence[Path],
-    comfyui: Path | None,
-    environment: Mapping[str, str] = os.environ,
-    pack: Path = PACK,
-) -> dict[str, list[Path]]:
-    """The folders of each kind, in the order they are searched. Raises BadSetting when nothing says where they are.
-
-    models: folders of models; comfyui: of a ComfyUI; pack: this package, which tells the ComfyUI it is installed in.
-    """
-    for folder in models:
-        if not folder.is_dir():
-            raise BadSetting("--models", f"there is no folder '{folder}'.")
-    if not models:
-        models = [_models_of_comfyui(comfyui, environment, pack)]
-    return {kind: [folder.absolute() / kind for folder in models] for kind in KINDS}
-
-
-def _models_of_comfyui(comfyui: Path | None, environment: Mapping[str, str], pack: Path) -> Path:
-    setting = "--comfyui"
-    if comfyui is None and environment.get("COMFYUI_PATH"):
-        setting, comfyui = "COMFYUI_PATH", Path(environment["COMFYUI_PATH"])
-    if comfyui is None and pack.parent.name == "custom_nodes":
-        comfyui = pack.parent.parent
-    if comfyui is None:
-        raise BadSetting(setting, "it is not known which ComfyUI is meant; give its folder, or that of --models.")
-    if not (comfyui / "models").is_dir():
-        raise BadSetting(setting, f"'{comfyui}' is no ComfyUI: it has no folder 'models'; --models names one itself.")
-    return comfyui / "models"
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

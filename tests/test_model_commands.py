@@ -14,7 +14,8 @@ import torch
 from comfyui_sonic import command
 from comfyui_sonic.queue_bridge.cli import parser
 from comfyui_sonic.sonic.errors import BadSetting
-from comfyui_sonic.sonic.model_commands import add_model_commands, model_folders
+from comfyui_sonic.sonic.model_commands import add_model_commands
+from comfyui_sonic.sonic.model_places import model_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., tuple[int, str, str]]
@@ -153,6 +154,37 @@ def test_the_folders_are_those_of_the_option_the_environment_or_the_place_of_the
 def test_a_relative_folder_is_told_in_full(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(comfyui.parent)
     assert model_folders([], Path("ComfyUI"), {})["checkpoints"] == [comfyui / "models" / "checkpoints"]
+
+
+def test_the_extra_folders_of_comfyui_are_searched_in_its_order(comfyui: Path, tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    (comfyui / "extra_model_paths.yaml").write_text(
+        f"""
+a1111:
+    base_path: {tmp_path / "shared"}
+    checkpoints: |
+        Stable-diffusion
+        more/checkpoints
+    vae: vae
+fast:
+    is_default: true
+    checkpoints: ../disk
+empty:
+""",
+        encoding="utf-8",
+    )
+    folders = model_folders([], comfyui, {})
+    shared, own = tmp_path / "shared", comfyui / "models"
+    assert folders["checkpoints"] == [
+        *(tmp_path / "disk", own / "checkpoints"),
+        *(shared / "Stable-diffusion", shared / "more" / "checkpoints"),
+    ]
+    assert folders["sonic"] == [own / "sonic"]
+    (comfyui / "extra_model_paths.yaml").write_text("a:\n  base_path: /big\n  sonic: sonic\n", encoding="utf-8")
+    assert model_folders([], comfyui, {})["sonic"] == [Path("/big/sonic").absolute()]
+    (comfyui / "extra_model_paths.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(BadSetting, match=r"extra_model_paths\.yaml' is not as ComfyUI expects it"):
+        model_folders([], comfyui, {})
 
 
 # --- one command line ------------------------------------------------------------------------------------------------
