@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import MissingWeights
+from .errors import MissingWeights, SonicError
 from .model_files import SAFETENSORS, Conversion, FileState, as_size, convert, pytorch_files, survey, target_of
 from .model_places import model_folders
 
@@ -38,6 +39,28 @@ def add_model_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     converting.set_defaults(run=convert_files)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Both commands without those of the queue, for a checkout that is not installed; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    parser = argparse.ArgumentParser(prog="python -m sonic", description="The files of the engine sonic.")
+    add_model_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    arguments = parser.parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except SonicError as error:
+        if arguments.json:
+            _print_json({"error": str(error)})
+        else:
+            sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped.\n")
+        return 128 + signal.SIGINT
+    return status
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
@@ -45,7 +68,7 @@ def show_models(arguments: argparse.Namespace) -> int:
     """``models``: a line for each file that is needed, and what to do about those that are not right."""
     states = survey(model_folders(arguments.models, arguments.comfyui))
     if arguments.json:
-        _print(json.dumps({"ready": all(s.usable for s in states), "files": [_as_json(s) for s in states]}))
+        _print_json({"ready": all(s.usable for s in states), "files": [_as_json(s) for s in states]})
     else:
         _print(_table([("part", "state", "size", "expected", "file"), *(_row(state) for state in states)]))
         for state in states:
@@ -118,7 +141,10 @@ def convert_files(arguments: argparse.Namespace) -> int:
     """``convert``: the named files, or all that are there and not converted yet."""
     for source in arguments.files or _to_convert(arguments):
         done = convert(source, arguments.output, again=arguments.again, on_written=_Progress(source.name))
-        _print(json.dumps(_conversion_as_json(done)) if arguments.json else _conversion_line(done))
+        if arguments.json:
+            _print_json(_conversion_as_json(done))
+        else:
+            _print(_conversion_line(done))
     return 0
 
 
@@ -151,6 +177,10 @@ def _conversion_as_json(done: Conversion) -> dict[str, object]:
         "source_bytes": done.source_bytes,
         "target_bytes": done.target_bytes,
     }
+
+
+def _print_json(value: object) -> None:
+    _print(json.dumps(value, ensure_ascii=False))
 
 
 def _print(text: str) -> None:

@@ -122,7 +122,8 @@ def _first(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 def _elsewhere(file: ModelFile, folders: ModelFolders) -> Iterator[Path]:
     """Files of a name that will do, below the model folders; "model.safetensors" alone says nothing."""
     names = dict.fromkeys(name for full in file.names for name in (full, Path(full).name))
-    roots = dict.fromkeys(root for folder in folders[file.folder] for root in (folder, folder.parent))
+    kind = folders[file.folder]
+    roots = [*kind, *(folder.parent for folder in kind if folder.parent.name == "models")]  # others may be whole disks
     for root in roots:
         for name in names:
             if name != "model.safetensors":

@@ -200,6 +200,21 @@ def test_all_commands_are_on_one_command_line() -> None:
     assert refused.returncode == 2 and refused.stderr.startswith("usage: sonic-queue")
 
 
+def test_a_checkout_that_is_not_installed_has_both_commands(comfyui: Path) -> None:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if name not in ("COMFYUI_PATH", "PYTHONPATH")}
+        program = [sys.executable, "-m", "sonic", *arguments]
+        return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, env=environment)
+
+    told = call("models", "--json", "--comfyui", str(comfyui))
+    assert told.returncode == 1 and len(json.loads(told.stdout)["files"]) == 6
+    for as_json in (False, True):
+        refused = call("convert", str(comfyui / "gone.pth"), *(["--json"] if as_json else []))
+        said = json.loads(refused.stdout)["error"] if as_json else refused.stderr.removesuffix("\n")
+        assert refused.returncode == 1
+        assert said.startswith(f"'{comfyui / 'gone.pth'}' cannot be read: ")
+
+
 def test_the_queue_alone_knows_its_own_commands_only() -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["models"])

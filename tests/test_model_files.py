@@ -361,7 +361,7 @@ def test_what_does_not_fit_sonic_is_not_converted(tmp_path: Path) -> None:
     (tmp_path / "unet.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(BadWeights, match=r"unet\.pth' is a Git LFS pointer"):
         convert(tmp_path / "unet.pth")
-    with pytest.raises(BadWeights, match=r"gone\.pth' cannot be read: No such file"):
+    with pytest.raises(BadWeights, match=r"gone\.pth' cannot be read: "):
         convert(tmp_path / "gone.pth")
 
 
