@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sonic", description="The files of the engine sonic.")
     add_model_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends us the same tidy way
     try:
         status: int = arguments.run(arguments)
     except SonicError as error:

@@ -115,6 +115,13 @@ def test_a_file_in_the_wrong_place_is_found_and_not_used(place: str, folders: Fo
     assert (state.path, state.elsewhere, state.usable) == (None, tmp_path / place, False)
 
 
+def test_only_folders_of_models_are_looked_through(folders: Folders, tmp_path: Path) -> None:
+    outside = tmp_path / "disk" / "sonic"
+    outside.mkdir(parents=True)
+    (tmp_path / "disk" / "unet.pth").write_bytes(b"\x80")
+    assert state_of("unet", {**folders, "sonic": [outside]}).elsewhere is None
+
+
 def test_the_published_repository_downloaded_as_a_whole_is_found(folders: Folders) -> None:
     sonic = folders["sonic"][0]
     (sonic / "Sonic").mkdir()
