@@ -155,7 +155,7 @@ def _not_weights(path: Path, size: int) -> str:
         return "is empty; download it again."
     if first.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself: run 'git lfs pull' where it comes from."
-    if first.startswith(b"<"):
+    if first.lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):  # a header's length may be a lone "<"
         return "is a web page, saved under the name of the file; download the file itself."
     if path.suffix == SAFETENSORS:
         return ""
@@ -168,6 +168,8 @@ def _safetensors_problem(part: str, path: Path, size: int) -> str:
     header = read_header(path)
     if size < header.file_bytes:
         return f"is cut off: {as_size(size)} of {as_size(header.file_bytes)} are there; download it again."
+    if size > header.file_bytes:
+        return f"is damaged: {as_size(size - header.file_bytes)} follow its end; download it again."
     prefixes = _OPTIONAL_PREFIXES.get(part, ())
     found = {_without(prefixes, name): shape for name, shape in header.shapes.items()}
     for name, shape in _TELLING[part].items():

@@ -194,6 +194,17 @@ def test_the_video_network_of_svd_is_not_taken_for_sonics(folders: Folders) -> N
     assert "to_k_ip.0.weight is not in it" in state_of("unet", folders).problem
 
 
+def test_a_header_whose_length_reads_like_text_is_no_web_page(folders: Folders) -> None:
+    path = folders["sonic"][0] / "whisper-tiny" / "model.safetensors"
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    padded = data[8 : 8 + length].ljust(0x3C20)
+    path.write_bytes(struct.pack("<Q", len(padded)) + padded + data[8 + length :])
+    assert path.read_bytes().startswith(b" <") and state_of("speech_encoder", folders).problem == ""
+    path.write_bytes(path.read_bytes() + b"more")
+    assert state_of("speech_encoder", folders).problem == "is damaged: 4 bytes follow its end; download it again."
+
+
 def test_the_header_is_read_without_the_weights(folders: Folders) -> None:
     path = folders["sonic"][0] / "unet.safetensors"
     path.write_bytes(struct.pack("<Q", 10**9) + b"{}")
