@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BadSetting, MissingWeights
+from .errors import MissingWeights, SonicError
 from .model_files import SAFETENSORS, Conversion, FileState, as_size, convert, pytorch_files, survey, target_of
-
-PACK = Path(__file__).absolute().parent.parent  # not resolved: a linked pack belongs to the ComfyUI it is linked into
-KINDS = ("sonic", "checkpoints")
+from .model_places import model_folders
 
 
 def add_model_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,38 +39,27 @@ def add_model_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     converting.set_defaults(run=convert_files)
 
 
-# --- where -----------------------------------------------------------------------------------------------------------
-
-
-def model_folders(
-    models: Sequence[Path],
-    comfyui: Path | None,
-    environment: Mapping[str, str] = os.environ,
-    pack: Path = PACK,
-) -> dict[str, list[Path]]:
-    """The folders of each kind, in the order they are searched. Raises BadSetting when nothing says where they are.
-
-    models: folders of models; comfyui: of a ComfyUI; pack: this package, which tells the ComfyUI it is installed in.
-    """
-    for folder in models:
-        if not folder.is_dir():
-            raise BadSetting("--models", f"there is no folder '{folder}'.")
-    if not models:
-        models = [_models_of_comfyui(comfyui, environment, pack)]
-    return {kind: [folder.absolute() / kind for folder in models] for kind in KINDS}
-
-
-def _models_of_comfyui(comfyui: Path | None, environment: Mapping[str, str], pack: Path) -> Path:
-    setting = "--comfyui"
-    if comfyui is None and environment.get("COMFYUI_PATH"):
-        setting, comfyui = "COMFYUI_PATH", Path(environment["COMFYUI_PATH"])
-    if comfyui is None and pack.parent.name == "custom_nodes":
-        comfyui = pack.parent.parent
-    if comfyui is None:
-        raise BadSetting(setting, "it is not known which ComfyUI is meant; give its folder, or that of --models.")
-    if not (comfyui / "models").is_dir():
-        raise BadSetting(setting, f"'{comfyui}' is no ComfyUI: it has no folder 'models'; --models names one itself.")
-    return comfyui / "models"
+def main(argv: Sequence[str] | None = None) -> int:
+    """Both commands without those of the queue, for a checkout that is not installed; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    parser = argparse.ArgumentParser(prog="python -m sonic", description="The files of the engine sonic.")
+    add_model_commands(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends us the same tidy way
+    try:
+        status: int = arguments.run(arguments)
+    except SonicError as error:
+        if arguments.json:
+            _print_json({"error": str(error)})
+        else:
+            sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped.\n")
+        return 128 + signal.SIGINT
+    return status
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -82,7 +69,7 @@ def show_models(arguments: argparse.Namespace) -> int:
     """``models``: a line for each file that is needed, and what to do about those that are not right."""
     states = survey(model_folders(arguments.models, arguments.comfyui))
     if arguments.json:
-        _print(json.dumps({"ready": all(s.usable for s in states), "files": [_as_json(s) for s in states]}))
+        _print_json({"ready": all(s.usable for s in states), "files": [_as_json(s) for s in states]})
     else:
         _print(_table([("part", "state", "size", "expected", "file"), *(_row(state) for state in states)]))
         for state in states:
@@ -155,7 +142,10 @@ def convert_files(arguments: argparse.Namespace) -> int:
     """``convert``: the named files, or all that are there and not converted yet."""
     for source in arguments.files or _to_convert(arguments):
         done = convert(source, arguments.output, again=arguments.again, on_written=_Progress(source.name))
-        _print(json.dumps(_conversion_as_json(done)) if arguments.json else _conversion_line(done))
+        if arguments.json:
+            _print_json(_conversion_as_json(done))
+        else:
+            _print(_conversion_line(done))
     return 0
 
 
@@ -188,6 +178,10 @@ def _conversion_as_json(done: Conversion) -> dict[str, object]:
         "source_bytes": done.source_bytes,
         "target_bytes": done.target_bytes,
     }
+
+
+def _print_json(value: object) -> None:
+    _print(json.dumps(value, ensure_ascii=False))
 
 
 def _print(text: str) -> None:

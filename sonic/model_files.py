@@ -122,7 +122,8 @@ def _first(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 def _elsewhere(file: ModelFile, folders: ModelFolders) -> Iterator[Path]:
     """Files of a name that will do, below the model folders; "model.safetensors" alone says nothing."""
     names = dict.fromkeys(name for full in file.names for name in (full, Path(full).name))
-    roots = dict.fromkeys(root for folder in folders[file.folder] for root in (folder, folder.parent))
+    kind = folders[file.folder]
+    roots = [*kind, *(folder.parent for folder in kind if folder.parent.name == "models")]  # others may be whole disks
     for root in roots:
         for name in names:
             if name != "model.safetensors":
@@ -154,7 +155,7 @@ def _not_weights(path: Path, size: int) -> str:
         return "is empty; download it again."
     if first.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself: run 'git lfs pull' where it comes from."
-    if first.startswith(b"<"):
+    if first.lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):  # a header's length may be a lone "<"
         return "is a web page, saved under the name of the file; download the file itself."
     if path.suffix == SAFETENSORS:
         return ""
@@ -167,6 +168,8 @@ def _safetensors_problem(part: str, path: Path, size: int) -> str:
     header = read_header(path)
     if size < header.file_bytes:
         return f"is cut off: {as_size(size)} of {as_size(header.file_bytes)} are there; download it again."
+    if size > header.file_bytes:
+        return f"is damaged: {as_size(size - header.file_bytes)} follow its end; download it again."
     prefixes = _OPTIONAL_PREFIXES.get(part, ())
     found = {_without(prefixes, name): shape for name, shape in header.shapes.items()}
     for name, shape in _TELLING[part].items():

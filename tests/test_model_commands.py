@@ -14,7 +14,8 @@ import torch
 from comfyui_sonic import command
 from comfyui_sonic.queue_bridge.cli import parser
 from comfyui_sonic.sonic.errors import BadSetting
-from comfyui_sonic.sonic.model_commands import add_model_commands, model_folders
+from comfyui_sonic.sonic.model_commands import add_model_commands
+from comfyui_sonic.sonic.model_places import model_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., tuple[int, str, str]]
@@ -155,6 +156,37 @@ def test_a_relative_folder_is_told_in_full(comfyui: Path, monkeypatch: pytest.Mo
     assert model_folders([], Path("ComfyUI"), {})["checkpoints"] == [comfyui / "models" / "checkpoints"]
 
 
+def test_the_extra_folders_of_comfyui_are_searched_in_its_order(comfyui: Path, tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    (comfyui / "extra_model_paths.yaml").write_text(
+        f"""
+a1111:
+    base_path: {tmp_path / "shared"}
+    checkpoints: |
+        Stable-diffusion
+        more/checkpoints
+    vae: vae
+fast:
+    is_default: true
+    checkpoints: ../disk
+empty:
+""",
+        encoding="utf-8",
+    )
+    folders = model_folders([], comfyui, {})
+    shared, own = tmp_path / "shared", comfyui / "models"
+    assert folders["checkpoints"] == [
+        *(tmp_path / "disk", own / "checkpoints"),
+        *(shared / "Stable-diffusion", shared / "more" / "checkpoints"),
+    ]
+    assert folders["sonic"] == [own / "sonic"]
+    (comfyui / "extra_model_paths.yaml").write_text("a:\n  base_path: /big\n  sonic: sonic\n", encoding="utf-8")
+    assert model_folders([], comfyui, {})["sonic"] == [Path("/big/sonic").absolute()]
+    (comfyui / "extra_model_paths.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(BadSetting, match=r"extra_model_paths\.yaml' is not as ComfyUI expects it"):
+        model_folders([], comfyui, {})
+
+
 # --- one command line ------------------------------------------------------------------------------------------------
 
 
@@ -166,6 +198,21 @@ def test_all_commands_are_on_one_command_line() -> None:
         assert f"\n    {name}" in shown.stdout
     refused = subprocess.run([*program, "convert", "--nonsense"], capture_output=True, text=True, env=environment)
     assert refused.returncode == 2 and refused.stderr.startswith("usage: sonic-queue")
+
+
+def test_a_checkout_that_is_not_installed_has_both_commands(comfyui: Path) -> None:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if name not in ("COMFYUI_PATH", "PYTHONPATH")}
+        program = [sys.executable, "-m", "sonic", *arguments]
+        return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, env=environment)
+
+    told = call("models", "--json", "--comfyui", str(comfyui))
+    assert told.returncode == 1 and len(json.loads(told.stdout)["files"]) == 6
+    for as_json in (False, True):
+        refused = call("convert", str(comfyui / "gone.pth"), *(["--json"] if as_json else []))
+        said = json.loads(refused.stdout)["error"] if as_json else refused.stderr.removesuffix("\n")
+        assert refused.returncode == 1
+        assert said.startswith(f"'{comfyui / 'gone.pth'}' cannot be read: ")
 
 
 def test_the_queue_alone_knows_its_own_commands_only() -> None:

@@ -115,6 +115,13 @@ def test_a_file_in_the_wrong_place_is_found_and_not_used(place: str, folders: Fo
     assert (state.path, state.elsewhere, state.usable) == (None, tmp_path / place, False)
 
 
+def test_only_folders_of_models_are_looked_through(folders: Folders, tmp_path: Path) -> None:
+    outside = tmp_path / "disk" / "sonic"
+    outside.mkdir(parents=True)
+    (tmp_path / "disk" / "unet.pth").write_bytes(b"\x80")
+    assert state_of("unet", {**folders, "sonic": [outside]}).elsewhere is None
+
+
 def test_the_published_repository_downloaded_as_a_whole_is_found(folders: Folders) -> None:
     sonic = folders["sonic"][0]
     (sonic / "Sonic").mkdir()
@@ -185,6 +192,17 @@ def test_another_model_in_place_of_svd_is_told_by_names_and_shapes(weights: Stat
 def test_the_video_network_of_svd_is_not_taken_for_sonics(folders: Folders) -> None:
     save_file({"conv_in.weight": torch.zeros(320, 8, 3, 3)}, folders["sonic"][0] / "unet.safetensors")
     assert "to_k_ip.0.weight is not in it" in state_of("unet", folders).problem
+
+
+def test_a_header_whose_length_reads_like_text_is_no_web_page(folders: Folders) -> None:
+    path = folders["sonic"][0] / "whisper-tiny" / "model.safetensors"
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    padded = data[8 : 8 + length].ljust(0x3C20)
+    path.write_bytes(struct.pack("<Q", len(padded)) + padded + data[8 + length :])
+    assert path.read_bytes().startswith(b" <") and state_of("speech_encoder", folders).problem == ""
+    path.write_bytes(path.read_bytes() + b"more")
+    assert state_of("speech_encoder", folders).problem == "is damaged: 4 bytes follow its end; download it again."
 
 
 def test_the_header_is_read_without_the_weights(folders: Folders) -> None:
@@ -361,7 +379,7 @@ def test_what_does_not_fit_sonic_is_not_converted(tmp_path: Path) -> None:
     (tmp_path / "unet.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(BadWeights, match=r"unet\.pth' is a Git LFS pointer"):
         convert(tmp_path / "unet.pth")
-    with pytest.raises(BadWeights, match=r"gone\.pth' cannot be read: No such file"):
+    with pytest.raises(BadWeights, match=r"gone\.pth' cannot be read: "):
         convert(tmp_path / "gone.pth")
 
 

@@ -11,6 +11,7 @@ import torch
 from comfyui_sonic.sonic.checkpoints import sonic_files
 from comfyui_sonic.sonic.engine import load_sonic
 from comfyui_sonic.sonic.errors import BadWeights
+from comfyui_sonic.sonic.model_files import convert
 from comfyui_sonic.sonic.postprocess.interpolation import FrameInterpolation
 
 Files = dict[str, Path]
@@ -55,6 +56,17 @@ def test_a_file_in_half_precision_gives_small_networks_in_float32(files: Files, 
     torch.save(half, tmp_path / "audio2token.pth")
     networks = load_sonic({**files, "audio_projection": tmp_path / "audio2token.pth"}, "fp32")
     assert networks.audio_projection.loaded().proj1.weight.dtype == torch.float32
+
+
+def test_converted_files_make_the_same_networks_in_half_precision(files: Files, tmp_path: Path) -> None:
+    parts = ("unet", "audio_projection", "motion_buckets", "interpolation")
+    converted = load_sonic({**files, **{part: convert(files[part], tmp_path).target for part in parts}}, "fp16")
+    published = load_sonic(files, "fp16")
+    for part in parts:
+        pair = [getattr(networks, part) for networks in (converted, published)]
+        made, wanted = (one.model.diffusion_model if part == "unet" else one.loaded() for one in pair)
+        assert made.state_dict().keys() == wanted.state_dict().keys()
+        assert all(torch.equal(value, wanted.state_dict()[key]) for key, value in made.state_dict().items()), part
 
 
 @pytest.mark.parametrize(
