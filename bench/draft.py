@@ -85,10 +85,7 @@ def loudness(speech: NDArray[np.float32], frames: int) -> Curve:
     """(frames,) RMS of each frame's time, 0..1 of the loudest."""
     edges = np.minimum((np.arange(frames + 1) / FPS * MODEL_RATE).astype(int), len(speech))
     rms = np.array(
-        [
-            np.sqrt(np.mean(np.square(speech[a:b], dtype=np.float64))) if b > a else 0.0
-            for a, b in pairwise(edges)
-        ]
+        [np.sqrt(np.mean(np.square(speech[a:b], dtype=np.float64))) if b > a else 0.0 for a, b in pairwise(edges)]
     )
     return rms / max(rms.max(), 1e-9)
 

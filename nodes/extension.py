@@ -9,8 +9,18 @@ from .load import LoadPortrait, LoadVoice
 from .load_model import Loader
 from .post_process import PostProcess
 from .pre_data import PreData, PreDataAlias
+from .sampling_parts import SAMPLING_PARTS
 
 
 class SonicExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadPortrait, LoadVoice, Loader, PreData, Inference, PostProcess, PreDataAlias, InferenceAlias]
+        nodes: list[type[io.ComfyNode]] = [
+            LoadPortrait,
+            LoadVoice,
+            Loader,
+            PreData,
+            Inference,
+            PostProcess,
+            *SAMPLING_PARTS,
+        ]
+        return [*nodes, PreDataAlias, InferenceAlias]

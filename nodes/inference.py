@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any, get_args
 
 from comfy_api.latest import io
 
 from ..sonic.checkpoints import missing_sonic_files, sonic_files
-from ..sonic.engine import EngineChoice, choose_engine, misfit, render
-from ..sonic.frames import FrameSource, frame_count
+from ..sonic.engine import choose_engine, misfit, render
+from ..sonic.frames import frame_count
 from ..sonic.options import PUBLISHED_SEED, EngineName, InferenceOptions
 from ..sonic.prepared import PreparedData
-from ..sonic.video import write_mp4
-from .frame_tensor import FrameTensor
+from .finished_clip import clip_outputs, finished
 from .kept_networks import sonic_networks
 from .model_folders import model_folders
-from .progress import FrameProgress, raise_if_interrupted
-from .rendered_video import RenderedVideo, new_temp_video
-from .sockets import ModelSocket, PreparedSocket, audio_of
+from .progress import FrameProgress, raise_if_interrupted, text_on_node
+from .sockets import ModelSocket, PreparedSocket
 
 
 class Inference(io.ComfyNode):
@@ -87,12 +84,8 @@ class Inference(io.ComfyNode):
                     tooltip="Frames a second of the video.",
                 ),
             ],
-            outputs=[
-                io.Image.Output(display_name="images", tooltip="All frames; they are made when they are read."),
-                io.Audio.Output(display_name="audio", tooltip="The part of the sound that is spoken, as it was."),
-                io.Float.Output(display_name="fps"),
-                io.Video.Output(display_name="video", tooltip="The finished video with its sound, for Save Video."),
-            ],
+            outputs=clip_outputs(),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -114,43 +107,18 @@ class Inference(io.ComfyNode):
         choice = choose_engine(options.engine, missing, connected=model is not None, unfit=unfit)
         if choice.name == "sonic" and model is None:
             model = sonic_networks(sonic_files(folders))
-        progress = FrameProgress(frame_count(preprocessed_data.seconds, options.fps))
-        source = render(preprocessed_data, options, choice, model, raise_if_interrupted, progress.denoised)
-        report = _report(preprocessed_data, options, choice, source)
-        path = new_temp_video()
-        write_mp4(
-            path,
-            source.frames(),
-            options.fps,
-            preprocessed_data.sound,
-            {"sonic": json.dumps({**report, "settings": asdict(options)}, ensure_ascii=False)},
-            progress,
+        count = frame_count(preprocessed_data.seconds, options.fps)
+        progress = FrameProgress(count, text_on_node(cls.hidden.unique_id))
+        source = render(
+            preprocessed_data,
+            options,
+            choice,
+            model,
+            raise_if_interrupted,
+            progress.denoising,
+            progress.preview,
         )
-        return io.NodeOutput(
-            FrameTensor(source, raise_if_interrupted),
-            audio_of(preprocessed_data.sound),
-            options.fps,
-            RenderedVideo(path),
-            ui={"sonic": [report], "text": _lines(report)},
-        )
-
-
-def _report(
-    prepared: PreparedData, options: InferenceOptions, choice: EngineChoice, source: FrameSource
-) -> dict[str, Any]:
-    return {
-        "engine": choice.name,
-        "reason": choice.reason,
-        "frames": source.count,
-        "fps": options.fps,
-        "seconds": round(prepared.seconds, 3),
-        "notes": list(prepared.notes),
-    }
-
-
-def _lines(report: dict[str, Any]) -> list[str]:
-    size = f"{report['frames']} frames at {report['fps']:g} frames a second, {report['seconds']:.2f} s of sound"
-    return [f"Engine: {report['engine']}", report["reason"], size, *report["notes"]]
+        return finished(source, preprocessed_data, options.fps, choice, asdict(options), progress)
 
 
 class InferenceAlias(Inference):

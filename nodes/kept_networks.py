@@ -9,6 +9,7 @@ from typing import Any
 
 from ..sonic.engine import load_sonic
 from ..sonic.options import Precision
+from .progress import raise_if_interrupted
 
 
 def sonic_networks(files: Mapping[str, Path], precision: Precision = "auto") -> Any:
@@ -21,4 +22,4 @@ def sonic_networks(files: Mapping[str, Path], precision: Precision = "auto") -> 
 
 @lru_cache(maxsize=1)
 def _loaded(files: tuple[tuple[str, Path, int], ...], precision: Precision) -> Any:
-    return load_sonic({part: path for part, path, _ in files}, precision)
+    return load_sonic({part: path for part, path, _ in files}, precision, raise_if_interrupted)

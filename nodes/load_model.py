@@ -75,9 +75,13 @@ def _unets() -> list[str]:
         for path in folder.rglob("*unet*")
         if path.suffix in _KINDS
     }
-    return sorted(found) or [_DEFAULT]
+    # A workflow goes on naming the published file after it was converted and removed.
+    published = {str(Path(name).with_suffix(".pth").as_posix()) for name in found}
+    return sorted(found | published) or [_DEFAULT]
 
 
 def _path_of(unet: str) -> Path:
+    """The file of this name, else the one that it was converted to."""
     folders = model_folders()["sonic"]
-    return next((folder / unet for folder in folders if (folder / unet).is_file()), folders[0] / unet)
+    names = (unet, str(Path(unet).with_suffix(".safetensors")))
+    return next((folder / name for name in names for folder in folders if (folder / name).is_file()), folders[0] / unet)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import comfy.model_management
 import comfy.utils
 from PIL import Image
 
+from ..sonic.denoising import Denoising
 from ..sonic.frames import Frame
 
 PREVIEW_EVERY_S = 0.5  # a JPEG each half second is smooth enough and costs under one per cent of the time
 PREVIEW_SIDE = 512
+TEXT_EVERY_S = 1.0
 WINDOW_UNITS = 50  # a window through the network takes about as long as so many frames through the decoder
 
 
@@ -20,28 +23,88 @@ def raise_if_interrupted() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def text_on_node(node_id: str | None) -> Callable[[str], None]:
+    """Shows a line of text on the node of a running prompt to whoever has queued it."""
+    from server import PromptServer  # there is none where ComfyUI is used as a library
+
+    server = getattr(PromptServer, "instance", None)
+
+    def show(text: str) -> None:
+        if server is not None and node_id is not None:
+            server.send_progress_text(text, node_id, server.client_id)
+
+    return show
+
+
 class FrameProgress:
     """Call it with each frame, in order: it moves the progress bar, shows a frame now and then, ends on interrupt.
 
-    An engine that works before the first frame tells of it through ``denoised``; that part of the bar comes first.
+    An engine that works before the first frame tells of it through ``denoising`` and ``preview``; that part of the bar
+    comes first. show: takes a line on what is being done and how long it will take.
     """
 
-    def __init__(self, frames: int) -> None:
+    def __init__(self, frames: int, show: Callable[[str], None] = lambda text: None) -> None:
         self._bar = comfy.utils.ProgressBar(frames)
         self._frames = frames
+        self._show = show
         self._before = 0  # units of the bar that lie before the first frame
-        self._next_preview = time.monotonic()
+        self._next_preview = self._next_text = time.monotonic()
+        self._pending: Image.Image | None = None
+        self._began: float | None = None  # the present stage
 
-    def denoised(self, done: int, total: int) -> None:
-        """``done`` of ``total`` context windows are through the network."""
+    def denoising(self, at: Denoising) -> None:
         raise_if_interrupted()
-        self._before = total * WINDOW_UNITS
-        self._bar.update_absolute(done * WINDOW_UNITS, self._before + self._frames)
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        self._before = at.total * WINDOW_UNITS
+        self._say_denoising(at, now)
+        self._update(at.done * WINDOW_UNITS)
+        if at.done == at.total:
+            self._began = None
+
+    def preview(self, picture: Frame) -> None:
+        """A frame as it is by now, small; it goes out with the next step of the bar."""
+        self._pending = Image.fromarray(picture).resize(
+            tuple(8 * side for side in picture.shape[1::-1]), Image.Resampling.BILINEAR
+        )
 
     def __call__(self, index: int, frame: Frame) -> None:
         raise_if_interrupted()
-        preview = None
-        if time.monotonic() >= self._next_preview:
-            self._next_preview = time.monotonic() + PREVIEW_EVERY_S
-            preview = ("JPEG", Image.fromarray(frame), PREVIEW_SIDE)
-        self._bar.update_absolute(self._before + index + 1, self._before + self._frames, preview)
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        if now >= self._next_preview:
+            self._next_preview = now + PREVIEW_EVERY_S
+            self._pending = Image.fromarray(frame)
+        done = index + 1
+        left_s = (now - self._began) / done * (self._frames - done)
+        self._say(f"frame {done} of {self._frames}", left_s, now, last=done == self._frames)
+        self._update(self._before + done)
+
+    def _update(self, units: int) -> None:
+        picture, self._pending = self._pending, None
+        preview = ("JPEG", picture, PREVIEW_SIDE) if picture is not None else None
+        self._bar.update_absolute(units, self._before + self._frames, preview)
+
+    def _say_denoising(self, at: Denoising, now: float) -> None:
+        if at.done == at.total:
+            self._say("decoding", None, now, last=True)
+            return
+        left_s = None
+        if at.done and self._began is not None:
+            units_left = (at.total - at.done) * WINDOW_UNITS + self._frames
+            left_s = (now - self._began) / (at.done * WINDOW_UNITS) * units_left
+        self._say(f"step {at.step + 1} of {at.steps}, window {at.window + 1} of {at.windows}", left_s, now)
+
+    def _say(self, what: str, left_s: float | None, now: float, last: bool = False) -> None:
+        if now < self._next_text and not last:
+            return
+        self._next_text = now + TEXT_EVERY_S
+        self._show(what if left_s is None else f"{what}, about {_duration(left_s)} left")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -29,6 +29,7 @@ from .store import settlement
 
 log = logging.getLogger("sonic.lease")
 
+
 @dataclass
 class _Held:
     job: JobRecord

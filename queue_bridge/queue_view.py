@@ -126,9 +126,7 @@ class QueueView:
     async def events(self, after: str, timeout_s: float) -> tuple[list[dict[str, str]], str]:
         """Events behind ``after``, at the latest after so long; and the id to go on from."""
         block_ms = max(1, round(timeout_s * 1000))
-        answer = await self._ask(
-            self._client.xread({self._keys.events: after}, count=EVENTS_A_CALL, block=block_ms)
-        )
+        answer = await self._ask(self._client.xread({self._keys.events: after}, count=EVENTS_A_CALL, block=block_ms))
         entries = next(iter(_streams(answer).values()), [])
         return [fields for _, fields in entries], entries[-1][0] if entries else after
 

@@ -128,9 +128,7 @@ def _check_all(
     return checked, left_out
 
 
-def _check(
-    order: Order, templates: Mapping[str, Template], defaults: Defaults, digests: dict[Path, str]
-) -> _Checked:
+def _check(order: Order, templates: Mapping[str, Template], defaults: Defaults, digests: dict[Path, str]) -> _Checked:
     template = template_named(templates, order.template or defaults.workflow)
     config = {**defaults.config, **order.config}
     values, warnings = template.check(config)

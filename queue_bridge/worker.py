@@ -103,9 +103,7 @@ class Worker:
 
     async def _settle(self, job: JobRecord, error: Exception) -> None:
         kind, sentence = kind_of(error), sentence_of(error)
-        verdict = judge(
-            kind, failures=job.failures, tier=tier_of_lane(job.lane), policy=self._settings.retry_policy
-        )
+        verdict = judge(kind, failures=job.failures, tier=tier_of_lane(job.lane), policy=self._settings.retry_policy)
         log.log(
             logging.WARNING if verdict.state is State.FAILED else logging.INFO,
             "job %s: %s (%s), now %s",

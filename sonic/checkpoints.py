@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,16 +70,25 @@ def missing_sonic_files(model_dirs: Mapping[str, Sequence[Path]]) -> list[Path]:
     return [model_dirs[file.folder][0] / file.names[0] for file in SONIC_FILES if file.part not in found]
 
 
-def read_weights(path: Path, prefixes: Sequence[str] = ("",)) -> Weights:
+def no_check() -> None:
+    """Lets everything go on."""
+
+
+def read_weights(path: Path, prefixes: Sequence[str] = ("",), check: Callable[[], None] = no_check) -> Weights:
     """The tensors of a .safetensors file or of a PyTorch file (.pth, .pkl), on the CPU, by their names in the file.
 
     prefixes: only keys that begin with one of these; of a .safetensors file nothing else is read from the disk.
+    check: called before each tensor is read; what it raises passes through.
     Nothing in the file is ever executed. Raises BadWeights.
     """
     from safetensors import SafetensorError
 
     try:
-        state = _read_safetensors(path, prefixes) if path.suffix == ".safetensors" else _read_pytorch(path, prefixes)
+        if path.suffix == ".safetensors":
+            state = _read_safetensors(path, prefixes, check)
+        else:
+            check()
+            state = _read_pytorch(path, prefixes)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadWeights(
@@ -88,11 +97,16 @@ def read_weights(path: Path, prefixes: Sequence[str] = ("",)) -> Weights:
     return state
 
 
-def _read_safetensors(path: Path, prefixes: Sequence[str]) -> Weights:
+def _read_safetensors(path: Path, prefixes: Sequence[str], check: Callable[[], None]) -> Weights:
     from safetensors import safe_open
 
+    weights: Weights = {}
     with safe_open(path, framework="pt", device="cpu") as file:
-        return {key: file.get_tensor(key) for key in file.keys() if key.startswith(tuple(prefixes))}  # noqa: SIM118
+        for key in file.keys():  # noqa: SIM118
+            if key.startswith(tuple(prefixes)):
+                check()
+                weights[key] = file.get_tensor(key)
+    return weights
 
 
 def _read_pytorch(path: Path, prefixes: Sequence[str]) -> Weights:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from .checkpoints import no_check
+from .denoising import Denoising
 from .errors import EngineUnavailable, MissingWeights
-from .frames import FrameSource
+from .frames import Frame, FrameSource
 from .options import EngineName, InferenceOptions, Precision
 from .prepared import PreparedData
 
@@ -69,20 +71,21 @@ def runnable_engines(missing: Sequence[Path], unfit: str = "") -> tuple[EngineNa
     return ("draft",) if missing or unfit else ("draft", "sonic")
 
 
-def load_sonic(files: Mapping[str, Path], precision: Precision = "auto") -> SonicNetworks:
-    """Sonic's networks from their files by part (checkpoints.sonic_files). Raises BadWeights or EngineUnavailable."""
+def load_sonic(
+    files: Mapping[str, Path], precision: Precision = "auto", check: Callable[[], None] = no_check
+) -> SonicNetworks:
+    """Sonic's networks from their files by part (checkpoints.sonic_files). Raises BadWeights or EngineUnavailable.
+
+    check: called again and again; what it raises ends the loading.
+    """
     if unfit := misfit():
         raise EngineUnavailable(unfit)
     from .native.networks import load_networks
 
-    return load_networks(files, precision)
+    return load_networks(files, precision, check)
 
 
-def _no_check() -> None:
-    pass
-
-
-def _no_progress(done: int, total: int) -> None:
+def _nothing(told: object) -> None:
     pass
 
 
@@ -91,13 +94,15 @@ def render(
     options: InferenceOptions,
     choice: EngineChoice,
     networks: SonicNetworks | None = None,
-    check: Callable[[], None] = _no_check,
-    on_denoised: Callable[[int, int], None] = _no_progress,
+    check: Callable[[], None] = no_check,
+    on_denoising: Callable[[Denoising], None] = _nothing,
+    on_preview: Callable[[Frame], None] = _nothing,
 ) -> FrameSource:
     """The frames of a clip, round(seconds * fps) of them, made when they are read.
 
     networks: those of `load_sonic`, for the engine sonic alone, which does most of its work at once: ``check`` is
-    called before each piece of it, ``on_denoised`` with the pieces done and all pieces. What they raise ends it.
+    called before each piece of it, ``on_denoising`` says how far it is, ``on_preview`` shows a frame, small and
+    unfinished. What they raise ends it.
     """
     if choice.name == "draft":
         from .draft.render import render_draft  # torch is loaded only when frames are wanted
@@ -109,4 +114,4 @@ def render(
         )
     from .native.pipeline import render_sonic
 
-    return render_sonic(prepared, options, networks, check, on_denoised)
+    return render_sonic(prepared, options, networks, check, on_denoising, on_preview)

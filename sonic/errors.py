@@ -9,7 +9,8 @@ SonicError
 ├── MissingWeights      an engine was asked for whose files are not there
 ├── BadWeights          a weight file cannot be read, or holds another network than it should
 ├── EngineUnavailable   an engine was asked for that this version cannot run
-├── NotEnoughMemory     all frames at once were asked for, and they do not fit
+├── NotEnoughMemory     a clip, or all its frames at once, needs more memory than there is
+├── NotFinite           a network gave something else than numbers
 └── CannotWrite         the result could not be written where it belongs
 """
 
@@ -82,7 +83,21 @@ class EngineUnavailable(SonicError):
 
 
 class NotEnoughMemory(SonicError):
-    """Raised when a clip is to be held in memory as a whole and is larger than the memory that is free."""
+    """Raised when a clip of this size, or all its frames at once, need more memory than there is."""
+
+
+class NotFinite(SonicError):
+    """Raised when a network's result holds infinities or no numbers at all, as half precision gives on overflow."""
+
+    @classmethod
+    def of(cls, what: str, dtype: object) -> NotFinite:
+        """what: the network, at the beginning of a sentence; dtype: of its numbers."""
+        kind = str(dtype).removeprefix("torch.")
+        if kind == "float32":
+            advice = "its file is damaged or of another model: check it with 'sonic-queue models'"
+        else:
+            advice = f"{kind} does not hold them on this machine: choose the dtype fp32 or bf16 in Sonic Loader"
+        return cls(f"{what} gives infinities or no numbers (NaN); {advice}.")
 
 
 class CannotWrite(SonicError):

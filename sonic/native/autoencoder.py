@@ -9,9 +9,11 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencodingEngine
 from torch import Tensor
 
-from ..checkpoints import Weights, check_weights
-from ..errors import BadWeights
+from ..checkpoints import Weights, check_weights, no_check
+from ..errors import BadWeights, NotFinite
 from ..frames import Frame
+from ..memory import memory_need
+from .decoder import Check, decode_frames
 from .keys import published_autoencoder_key, with_quant_conv_folded
 from .managed import Managed
 
@@ -19,7 +21,6 @@ PREFIX = "first_stage_model."  # in svd_xt.safetensors
 LATENT_SCALE = 0.18215
 DOWNSCALE = 8
 DECODE_CHUNK = 8  # frames that the decoder sees together; it mixes them, so that another number is another picture
-_BYTES_PER_LATENT = 64 * 2178  # and per byte of the dtype, as ComfyUI estimates
 _LEVELS = 4
 _VIDEO_KERNEL = [3, 1, 1]
 
@@ -56,17 +57,23 @@ class Autoencoder:
 
     def encode(self, picture: Frame) -> Tensor:
         """(H, W, 3) uint8, sides multiples of 8 -> (1, 4, H/8, W/8) float32 on the CPU: the mean, not scaled."""
-        network = self.loaded(1767 * picture.shape[0] * picture.shape[1] * self.dtype.itemsize)
+        need = memory_need(picture.shape[1], picture.shape[0], 0, vae_bytes=self.dtype.itemsize)
+        network = self.loaded(need.encoding)
         with torch.inference_mode():
             latents: Tensor = network.encode(signed(picture).to(self.device, self.dtype))
         return latents.float().cpu()
 
-    def decode_chunk(self, latents: Tensor) -> Tensor:
-        """Up to 8 consecutive frames (n, 4, h, w), not scaled -> (n, 3, 8h, 8w) float32 in 0..1 on the device."""
-        area = latents.shape[-2] * latents.shape[-1]
-        network = self.loaded(len(latents) * area * _BYTES_PER_LATENT * self.dtype.itemsize)
+    def decode_chunk(self, latents: Tensor, check: Check = no_check) -> Tensor:
+        """Up to 8 consecutive frames (n, 4, h, w), not scaled -> (n, 3, 8h, 8w) float32 in 0..1 on the device.
+
+        check: called before each piece of the work; what it raises passes through. Raises NotFinite.
+        """
+        height, width = (DOWNSCALE * side for side in latents.shape[-2:])
+        network = self.loaded(memory_need(width, height, 0, vae_bytes=self.dtype.itemsize).decoding)
         with torch.inference_mode():
-            frames = network.decode(latents.to(self.device, self.dtype))
+            frames = decode_frames(network.decoder, latents.to(self.device, self.dtype), check)
+            if not frames.isfinite().all():
+                raise NotFinite.of("The decoder", self.dtype)
             return (frames.float() * 0.5 + 0.5).clamp_(0, 1)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -107,3 +114,15 @@ def _network(channels: int, multipliers: list[int]) -> Any:
         encoder_config={"target": "comfy.ldm.modules.diffusionmodules.model.Encoder", "params": encoder},
         decoder_config={"target": "comfy.ldm.modules.temporal_ae.VideoDecoder", "params": decoder},
     )
+
+
+def decodes() -> bool:
+    """Whether ComfyUI's decoder still is the one that is taken apart here. Costs no memory."""
+    with torch.device("meta"):
+        decoder = _network(32, [1, 2, 4, 4]).decoder
+        decoder.mid.attn_1 = torch.nn.Identity()  # ComfyUI's asks how much memory a device has, and this one has none
+        try:
+            frames = decode_frames(decoder, torch.empty(2, 4, 8, 8))
+        except (AttributeError, TypeError, RuntimeError, ValueError, LookupError):
+            return False
+    return frames.shape == (2, 3, 64, 64)

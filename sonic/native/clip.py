@@ -53,7 +53,9 @@ class SonicClip:
             while len(self._chunks) >= _KEPT:
                 del self._chunks[next(iter(self._chunks))]
             first = number * DECODE_CHUNK
-            self._chunks[number] = self._autoencoder.decode_chunk(self._latents[first : first + DECODE_CHUNK])
+            self._chunks[number] = self._autoencoder.decode_chunk(
+                self._latents[first : first + DECODE_CHUNK], self._check
+            )
         return self._chunks[number][row]
 
     def _between(self, source: int, part: int) -> Tensor:

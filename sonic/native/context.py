@@ -11,6 +11,7 @@ import torch
 from comfy.context_windows import ContextHandlerABC
 from torch import Tensor
 
+from ..errors import NotFinite
 from ..windows import context_windows, window_count
 
 OnWindow = Callable[[int, int, int], None]  # step, window, windows of the step; the first two from 0
@@ -47,7 +48,7 @@ class SonicContextHandler(ContextHandlerABC):
         timestep: Tensor,
         model_options: dict[str, Any],
     ) -> list[Tensor]:
-        """Denoised frames (F, 4, h, w), one tensor for each branch of ``conds``."""
+        """Denoised frames (F, 4, h, w), one tensor for each branch of ``conds``. Raises NotFinite."""
         frames = x_in.shape[0]
         step = step_of(timestep, model_options["transformer_options"]["sample_sigmas"])
         results = [torch.zeros_like(x_in, dtype=torch.float32) for _ in conds]
@@ -63,6 +64,8 @@ class SonicContextHandler(ContextHandlerABC):
             for result, output in zip(results, outputs, strict=True):
                 result.index_add_(0, rows, output.float())  # a frame may be in a window more than once
             counts.index_add_(0, rows, torch.ones(len(window), device=x_in.device))
+        if not all(result.isfinite().all() for result in results):
+            raise NotFinite.of(f"In step {step + 1} the video network", model.manual_cast_dtype or model.get_dtype())
         return [result.div_(counts[:, None, None, None]) for result in results]
 
 

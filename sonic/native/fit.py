@@ -11,6 +11,7 @@ from comfy.ldm.modules.attention import CrossAttention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from . import networks, pipeline
+from .autoencoder import decodes
 from .context import SonicContextHandler
 
 # What is called or replaced by us, with the parameters that we rely on.
@@ -28,6 +29,8 @@ def misfit() -> str:
         parameters = inspect.signature(function).parameters
         if missing := [name for name in names if name not in parameters]:
             return f"{function.__qualname__} takes no '{missing[0]}' any more"
+    if not decodes():
+        return "its video decoder is another one"
     if unmet := sorted(SonicContextHandler.__abstractmethods__):
         return f"context handlers need a method '{unmet[0]}' now"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from .network import FaceMask
 APPEARANCE_GUIDANCE = 2.0
 AUDIO_GUIDANCE = 7.5
 BRANCHES = ("unconditional", "without_speech", "positive")
+
+OnStep = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Conditioning:
     buckets: Tensor
     mask: FaceMask
     audio_scale: float = 1.0
+
+    def start(self, frames: int) -> Tensor:
+        """What the sampler adds the noise to: the picture in every frame, (frames, 4, h, w), not scaled."""
+        return self.picture_latents.expand(frames, -1, -1, -1).contiguous()
 
     def branches(self) -> dict[str, list[list[Any]]]:
         """ComfyUI's conditioning of each branch."""
@@ -68,16 +75,17 @@ class Conditioning:
 class SonicGuider(comfy.samplers.CFGGuider):
     """A guider of ComfyUI with one guidance for the appearance and one for the speech."""
 
-    def __init__(self, model_patcher: Any, conditioning: Conditioning, on_window: OnWindow | None = None) -> None:
-        patcher = model_patcher.clone()
-        handler = SonicContextHandler(on_window) if on_window is not None else SonicContextHandler()
-        patcher.model_options["context_handler"] = handler
-        patcher.add_wrapper_with_key(
-            comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, "sonic", _estimate_memory_of_a_window
-        )
-        super().__init__(patcher)
-        self.appearance, self.audio = APPEARANCE_GUIDANCE, AUDIO_GUIDANCE
-        self.inner_set_conds(conditioning.branches())
+    def __init__(
+        self,
+        windowed: Any,
+        branches: Mapping[str, Any],
+        appearance: float = APPEARANCE_GUIDANCE,
+        audio: float = AUDIO_GUIDANCE,
+    ) -> None:
+        """windowed: from `in_windows`. branches: ComfyUI's conditioning by the names of BRANCHES."""
+        super().__init__(windowed)
+        self.appearance, self.audio = appearance, audio
+        self.inner_set_conds(dict(branches))
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
@@ -91,10 +99,27 @@ class SonicGuider(comfy.samplers.CFGGuider):
         return guided
 
 
+def in_windows(model_patcher: Any, on_window: OnWindow | None = None) -> Any:
+    """A clone of the patcher that goes through a clip in windows, whichever guider and sampler it is given to."""
+    patcher = model_patcher.clone()
+    handler = SonicContextHandler(on_window) if on_window is not None else SonicContextHandler()
+    patcher.model_options["context_handler"] = handler
+    patcher.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, "sonic", _estimate_memory_of_a_window
+    )
+    return patcher
+
+
 def _estimate_memory_of_a_window(executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
-    """ComfyUI frees memory for all frames in two branches; at any time there is one window in three branches."""
-    in_pairs = -(-CONTEXT_LENGTH * len(BRANCHES) // 2)
-    return executor(model, [in_pairs, *noise_shape[1:]], *args, **kwargs)
+    """ComfyUI makes room for twice the batch, and for the batch at least: of all frames. There is never more than one
+    window in three branches at a time, or in one where memory is short; half of three is near enough to one."""
+    half = -(-CONTEXT_LENGTH * len(BRANCHES) // 2)
+    return executor(model, [half, *noise_shape[1:]], *args, **kwargs)
+
+
+def published_sigmas(steps: int) -> Tensor:
+    """(steps + 1,) float32."""
+    return torch.tensor(karras_sigmas(steps), dtype=torch.float64).float()
 
 
 def denoise(
@@ -103,14 +128,20 @@ def denoise(
     noise: Tensor,
     steps: int,
     on_window: OnWindow | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """noise: (F, 4, h, w) of unit variance -> the clip's latents, same shape, as the decoder takes them (unscaled).
 
-    Euler steps over the published noise levels, beginning at the picture plus noise.
+    Euler steps over the published noise levels, beginning at the picture plus noise. on_step: called after each step,
+    from 0, with what the clip's latents look like then, scaled as the network sees them. Raises NotFinite.
     """
-    guider = SonicGuider(model_patcher, conditioning, on_window)
-    start = conditioning.picture_latents.expand_as(noise).contiguous()
-    sigmas = torch.tensor(karras_sigmas(steps), dtype=torch.float64).float()
+
+    def after(step: int, denoised: Tensor, noisy: Tensor, steps: int) -> None:
+        if on_step is not None:
+            on_step(step, denoised)
+
+    guider = SonicGuider(in_windows(model_patcher, on_window), conditioning.branches())
     sampler = comfy.samplers.sampler_object("euler")
-    result: Tensor = guider.sample(noise, start, sampler, sigmas, disable_pbar=True)
+    start = conditioning.start(noise.shape[0])
+    result: Tensor = guider.sample(noise, start, sampler, published_sigmas(steps), callback=after, disable_pbar=True)
     return result

@@ -9,6 +9,8 @@ import comfy.model_patcher
 import torch
 from torch import nn
 
+from .stoppable import stoppable
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -18,7 +20,7 @@ class Managed(Generic[Network]):
     def __init__(self, network: Network, device: torch.device | None = None) -> None:
         """device: where it works; None is where ComfyUI's networks work."""
         management = comfy.model_management
-        self._network = network
+        self._network = stoppable(network)
         self.device: torch.device = device or management.get_torch_device()
         self.patcher = comfy.model_patcher.ModelPatcher(
             network, load_device=self.device, offload_device=management.unet_offload_device()
@@ -28,3 +30,13 @@ class Managed(Generic[Network]):
         """The network on its device; others make room for it and for ``working_memory`` bytes."""
         comfy.model_management.load_models_gpu([self.patcher], memory_required=working_memory)
         return self._network
+
+
+def obtainable_memory(device: torch.device) -> int:
+    """Bytes of the device that are free or that ComfyUI would free for a network that needs them."""
+    management = comfy.model_management
+    free = int(management.get_free_memory(device))
+    if device.type == "cpu":  # networks that leave the processor for the main memory free nothing
+        return free
+    loaded = (patcher for patcher in management.loaded_models() if patcher and patcher.load_device == device)
+    return free + sum(int(patcher.loaded_size()) for patcher in loaded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.conds
@@ -14,18 +14,26 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
 from comfy.model_base import BaseModel, ModelType, SVD_img2vid
 from torch import Tensor
 
-from ..checkpoints import check_weights
-from ..errors import BadWeights
+from ..checkpoints import check_weights, no_check
+from ..errors import BadInput, BadWeights
 from .keys import LAYERS_DOWN, LAYERS_UP, published_unet_key
 from .network import SonicUNet
 from .shapes import TorchOperations, weight_shapes
+from .stoppable import stoppable
 
 HEAD_CHANNELS = 64
 _CONTEXT_KEY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
 
+# ComfyUI reckons 0.01 MB a frame, latent pixel and byte of a number, times this. Counted are 0.0046
+# (bench.sonic_memory); the rest is for what the kernels of a card take for themselves.
+_MEMORY_FACTOR = 0.6
+
+
 class SonicConfig(comfy.supported_models.SVD_img2vid):
     """SVD's configuration with Sonic's network; not on ComfyUI's list of models, only our loader makes it."""
+
+    memory_usage_factor = _MEMORY_FACTOR
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> SonicModel:
         return SonicModel(self, device=device)
@@ -47,9 +55,17 @@ class SonicModel(SVD_img2vid):
         """From a branch's conditioning to the network's arguments.
 
         concat_latent_image (1, 4, h, w), cross_attn (1, 1, D), sonic_tokens (F or 1, 32, D), sonic_buckets (F, 2),
-        sonic_fps, sonic_mask, sonic_scale; F is the number of frames of the noise.
+        sonic_fps, sonic_mask, sonic_scale; F is the number of frames of the noise. Raises BadInput.
         """
         noise: Tensor = kwargs["noise"]
+        if "sonic_tokens" not in kwargs:
+            raise BadInput("This conditioning is not Sonic's; connect the ones that Sonic Conditioning gives.")
+        frames = kwargs["sonic_buckets"].shape[0]
+        if frames != noise.shape[0]:
+            raise BadInput(
+                f"The conditioning is for {frames} frames and the latent has {noise.shape[0]}; connect the latent that "
+                "Sonic Conditioning gives."
+            )
         return {
             "c_concat": comfy.conds.CONDNoiseShape(kwargs["concat_latent_image"]),
             "c_crossattn": comfy.conds.CONDCrossAttn(kwargs["cross_attn"]),
@@ -105,12 +121,16 @@ def unet_config(published: Mapping[str, Tensor], what: str, head_channels: int =
 
 
 def load_unet(
-    published: Mapping[str, Tensor], what: str, dtype: torch.dtype | None = None, head_channels: int = HEAD_CHANNELS
+    published: Mapping[str, Tensor],
+    what: str,
+    dtype: torch.dtype | None = None,
+    head_channels: int = HEAD_CHANNELS,
+    check: Callable[[], None] = no_check,
 ) -> Any:
     """A ModelPatcher over a SonicModel with these weights.
 
     published: unet.pth's names; every one is used. what: the file, for errors. dtype: None is ComfyUI's choice.
-    Raises BadWeights.
+    check: called before each weight is read; what it raises passes through. Raises BadWeights.
     """
     config = unet_config(published, what, head_channels)
     management = comfy.model_management
@@ -122,7 +142,12 @@ def load_unet(
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
     names = checked_names(config, published, what)
     model = config.get_model({}, "", device=offload)
-    model.diffusion_model.load_state_dict({key: published[name].to(dtype) for key, name in names.items()})
+    weights = {}
+    for key, name in names.items():
+        check()
+        weights[key] = published[name].to(dtype)
+    model.diffusion_model.load_state_dict(weights)
+    stoppable(model.diffusion_model)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 

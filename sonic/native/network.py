@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from comfy.ldm.modules.attention import CrossAttention, SpatialVideoTransformer, optimized_attention
+from comfy.ldm.modules.attention import CrossAttention, FeedForward, SpatialVideoTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, VideoResBlock
 from torch import Tensor
 
 PUBLISHED_EPS = 1e-6  # of the residual blocks' norms at the levels with attention and on the whole way up
 _OPTION = "sonic"  # in transformer_options
+_MOST_WIDENED = 2**26  # numbers that a feed-forward makes at once; a card is busy with far fewer
 
 
 @dataclass(eq=False)  # compared by identity, as ComfyUI asks whether two branches share it
@@ -112,6 +113,26 @@ class SpeechCrossAttention(CrossAttention):
         )
 
 
+class SlicedFeedForward(FeedForward):
+    """ComfyUI's, slice by slice: every token goes through it on its own, and all at once would be the call's peak."""
+
+    def __init__(self, replaced: FeedForward, dtype: Any, device: Any, operations: Any) -> None:
+        widened, width = replaced.net[0].proj, replaced.net[2].out_features
+        super().__init__(width, glu=True, dtype=dtype, device=device, operations=operations)
+        self.widened: int = widened.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, tokens, C) to the same shape."""
+        rows = max(1, _MOST_WIDENED // (x.shape[1] * self.widened))
+        if rows >= len(x):
+            whole: Tensor = self.net(x)
+            return whole
+        out = torch.empty_like(x)
+        for start in range(0, len(x), rows):
+            out[start : start + rows] = self.net(x[start : start + rows])
+        return out
+
+
 class SonicUNet(UNetModel):
     """The SVD network of the published Sonic; weights by ComfyUI's names, plus ``attn2.to_{k,v}_ip``."""
 
@@ -123,8 +144,10 @@ class SonicUNet(UNetModel):
             if isinstance(module, SpatialVideoTransformer):
                 for block in module.transformer_blocks:
                     block.attn2 = SpeechCrossAttention(block.attn2, over_time=False, **made)
+                    block.ff = SlicedFeedForward(block.ff, **made)
                 for block in module.time_stack:
                     block.attn2 = SpeechCrossAttention(block.attn2, over_time=True, **made)
+                    block.ff, block.ff_in = (SlicedFeedForward(part, **made) for part in (block.ff, block.ff_in))
         self._set_published_eps()
 
     def _set_published_eps(self) -> None:

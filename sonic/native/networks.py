@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..audio_encoder import WhisperEncoder
-from ..checkpoints import read_weights
+from ..checkpoints import no_check, read_weights
 from ..conditioning import AudioProjection, MotionBucketPredictor
 from ..options import Precision
 from ..postprocess.interpolation import FrameInterpolation
@@ -43,23 +43,26 @@ class SonicNetworks:
     audio_scale: float = 1.0
 
 
-def load_networks(files: Mapping[str, Path], precision: Precision = "auto") -> SonicNetworks:
+def load_networks(
+    files: Mapping[str, Path], precision: Precision = "auto", check: Callable[[], None] = no_check
+) -> SonicNetworks:
     """files: by part, as `checkpoints.sonic_files` finds them, all six. Raises BadWeights.
 
     precision: of the video network, the image encoder and the autoencoder; the small networks are float32 as published.
+    check: called again and again to let a user interrupt; what it raises passes through.
     """
     dtype = DTYPES[precision]
-    svd = read_weights(files["svd"], (image_encoder.PREFIX, autoencoder.PREFIX))
+    svd = read_weights(files["svd"], (image_encoder.PREFIX, autoencoder.PREFIX), check)
 
     def part_of_svd(prefix: str) -> dict[str, torch.Tensor]:
         return {key: value for key, value in svd.items() if key.startswith(prefix)}
 
     def small(part: str, network: Any) -> Any:
-        weights = {key: value.float() for key, value in read_weights(files[part]).items()}
+        weights = {key: value.float() for key, value in read_weights(files[part], check=check).items()}
         return Managed(network.of_weights(weights, str(files[part])))
 
     networks = SonicNetworks(
-        unet=load_unet(read_weights(files["unet"]), str(files["unet"]), dtype),
+        unet=load_unet(read_weights(files["unet"], check=check), str(files["unet"]), dtype, check=check),
         image_encoder=ImageEncoder(part_of_svd(image_encoder.PREFIX), str(files["svd"]), dtype),
         autoencoder=Autoencoder(part_of_svd(autoencoder.PREFIX), str(files["svd"]), dtype),
         speech_encoder=small("speech_encoder", WhisperEncoder),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sonic.sonic.audio import read_sound, speech_for_models, used_part
+from comfyui_sonic.sonic.denoising import Denoising
 from comfyui_sonic.sonic.frames import frame_count
 from comfyui_sonic.sonic.options import InferenceOptions
 from comfyui_sonic.sonic.portrait import read_picture, resize
@@ -37,7 +38,7 @@ def render(networks: Any) -> Any:
     from comfyui_sonic.sonic.native.pipeline import render_sonic
 
     def run(seconds: float = 1.0, *, prepared: PreparedData | None = None, **settings: Any) -> Any:
-        callbacks = {name: settings.pop(name) for name in ("check", "on_denoised") if name in settings}
+        callbacks = {name: settings.pop(name) for name in ("check", "on_denoising", "on_preview") if name in settings}
         options = InferenceOptions(**{"inference_steps": 1, **settings})
         return render_sonic(prepared or prepared_for(seconds), options, networks, **callbacks)
 
@@ -81,9 +82,9 @@ def test_scales_act_on_the_motion_buckets(comfy: Any) -> None:
     from comfyui_sonic.sonic.native.pipeline import scaled_buckets
 
     buckets = torch.tensor([[10.0, 20.0]])
-    assert scaled_buckets(buckets, InferenceOptions(dynamic_scale=1.0, motion_scale=1.0)).tolist() == [[10.0, 20.0]]
-    assert scaled_buckets(buckets, InferenceOptions(dynamic_scale=1.5, motion_scale=1.0)).tolist() == [[15.0, 30.0]]
-    assert scaled_buckets(buckets, InferenceOptions(dynamic_scale=1.0, motion_scale=0.5)).tolist() == [[5.0, 20.0]]
+    assert scaled_buckets(buckets, 1.0, 1.0).tolist() == [[10.0, 20.0]]
+    assert scaled_buckets(buckets, 1.5, 1.0).tolist() == [[15.0, 30.0]]
+    assert scaled_buckets(buckets, 1.0, 0.5).tolist() == [[5.0, 20.0]]
 
 
 def test_the_speech_and_its_scale_change_the_picture(render: Any, networks: Any) -> None:
@@ -119,9 +120,18 @@ def test_the_mask_is_drawn_in_the_pixels_of_the_original(comfy: Any) -> None:
 
 
 def test_progress_counts_every_window_of_every_step(render: Any) -> None:
-    seen: list[tuple[int, int]] = []
-    render(2.4, inference_steps=2, on_denoised=lambda done, total: seen.append((done, total)))  # 30 frames
-    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    seen: list[Denoising] = []
+    render(2.4, inference_steps=2, on_denoising=seen.append)  # 30 frames
+    assert [(at.step, at.window) for at in seen] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
+    assert [at.done for at in seen] == [0, 1, 2, 3, 4]
+    assert {(at.steps, at.windows, at.total) for at in seen} == {(2, 2, 4)}
+
+
+def test_after_each_step_a_frame_is_shown_as_it_is_by_then(render: Any) -> None:
+    shown: list[np.ndarray] = []
+    render(0.8, inference_steps=3, on_preview=shown.append)
+    assert [(picture.shape, picture.dtype) for picture in shown] == [((8, 8, 3), np.uint8)] * 3
+    assert not np.array_equal(shown[0], shown[2])
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5])
@@ -140,13 +150,13 @@ def test_an_interrupt_ends_it_before_the_next_piece_of_work(render: Any, after: 
 
 
 def test_the_networks_work_on_after_an_interrupt(render: Any) -> None:
-    def stop(done: int, total: int) -> None:
-        if done == 1:
+    def stop(at: Denoising) -> None:
+        if at.done == 1:
             raise Stopped
 
     before = np.stack(list(render(0.3, inference_steps=2).frames()))
     with pytest.raises(Stopped):
-        render(0.3, inference_steps=2, on_denoised=stop)
+        render(0.3, inference_steps=2, on_denoising=stop)
     np.testing.assert_array_equal(np.stack(list(render(0.3, inference_steps=2).frames())), before)
 
 

@@ -167,9 +167,7 @@ def _read_chunk(path: Path) -> list[Example]:
         ends = np.cumsum(stored["lengths"])
     starts = [0, *ends[:-1]]
     path.unlink()
-    return [
-        Example(mel[2 * s : 2 * e], shapes[s:e], classes[s:e]) for s, e in zip(starts, ends.tolist(), strict=True)
-    ]
+    return [Example(mel[2 * s : 2 * e], shapes[s:e], classes[s:e]) for s, e in zip(starts, ends.tolist(), strict=True)]
 
 
 def hours(examples: Sequence[Example]) -> float:

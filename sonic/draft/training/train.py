@@ -29,9 +29,7 @@ log = logging.getLogger("sonic.training")
 SHAPE_WEIGHTS = {"open": 1.5, "wide": 0.7, "round": 1.0, "closed": 1.0, "teeth": 0.7, "silence": 0.4}
 
 
-_NOBODY = Example(
-    np.zeros((0, MELS), np.float16), np.zeros((0, len(MOUTH_SHAPES)), np.float16), np.zeros(0, np.int16)
-)
+_NOBODY = Example(np.zeros((0, MELS), np.float16), np.zeros((0, len(MOUTH_SHAPES)), np.float16), np.zeros(0, np.int16))
 
 
 @dataclass(frozen=True)
