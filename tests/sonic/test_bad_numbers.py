@@ -14,7 +14,7 @@ from comfyui_sonic.sonic import windows
 from comfyui_sonic.sonic.checkpoints import sonic_files
 from comfyui_sonic.sonic.denoising import Denoising
 from comfyui_sonic.sonic.engine import load_sonic
-from comfyui_sonic.sonic.errors import NotFinite
+from comfyui_sonic.sonic.errors import BadInput, NotFinite
 from comfyui_sonic.sonic.options import InferenceOptions
 from comfyui_sonic.sonic.portrait import resize
 
@@ -62,6 +62,11 @@ def test_no_numbers_from_the_decoder_are_named(render: Any, networks: Any, poiso
 
 def test_an_overflow_in_half_precision_is_told_with_the_dtype_to_take(comfy: Any) -> None:
     assert "choose the dtype fp32 or bf16" in str(NotFinite.of("The decoder", torch.float16))
+
+
+def test_a_conditioning_that_is_not_sonics_is_named(unet: Any) -> None:
+    with pytest.raises(BadInput, match="connect the ones that Sonic Conditioning gives"):
+        unet.model.extra_conds(noise=torch.zeros(3, 4, 8, 8), cross_attn=torch.zeros(1, 77, 768))
 
 
 @pytest.fixture(scope="module")

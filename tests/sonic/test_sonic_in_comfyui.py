@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import av
+import numpy as np
 import pytest
 from comfyui_sonic.sonic.checkpoints import SONIC_FILES
 
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 0.6
+TEXT = (3).to_bytes(4, "big")  # ComfyUI's binary message with a line for a node
 
 Graph = dict[str, dict[str, Any]]
 
@@ -71,8 +73,10 @@ def graph_for(comfyui: Any, **settings: Any) -> Graph:
     }
 
 
-async def run(comfyui: Any, graph: Graph, on_progress: Any = None) -> tuple[dict[str, Any], list[tuple[int, int]], str]:
-    """(outputs by node, progress of the node that speaks, error) of a prompt."""
+async def run(
+    comfyui: Any, graph: Graph, on_progress: Any = None, texts: list[str] | None = None
+) -> tuple[dict[str, Any], list[tuple[int, int]], str]:
+    """(outputs by node, progress of the node that speaks, error) of a prompt; texts: takes what the node shows."""
     client, progress, error = uuid.uuid4().hex, [], ""
     address = comfyui.address if "://" in comfyui.address else f"http://{comfyui.address}"
     timeout = aiohttp.ClientTimeout(total=200)
@@ -82,6 +86,9 @@ async def run(comfyui: Any, graph: Graph, on_progress: Any = None) -> tuple[dict
                 body = await answer.json()
                 assert answer.status == 200, body
             async for message in socket:
+                if texts is not None and message.type is aiohttp.WSMsgType.BINARY and message.data[:4] == TEXT:
+                    length = int.from_bytes(message.data[4:8], "big")
+                    texts.append(message.data[8 + length :].decode())
                 event = json.loads(message.data) if message.type is aiohttp.WSMsgType.TEXT else {"type": "preview"}
                 if event["type"] == "progress" and event["data"]["node"] == "speak":
                     progress.append((event["data"]["value"], event["data"]["max"]))
@@ -97,12 +104,62 @@ async def run(comfyui: Any, graph: Graph, on_progress: Any = None) -> tuple[dict
             return (await answer.json())[body["prompt_id"]]["outputs"], progress, error
 
 
-def frames_of(comfyui: Any, outputs: dict[str, Any]) -> int:
+def pictures_of(comfyui: Any, outputs: dict[str, Any]) -> np.ndarray:
+    """(frames, height, width, 3) of the saved video, which has sound."""
     entry = outputs["save"]["images"][0]
     path = Path(comfyui.base_directory) / "output" / entry["subfolder"] / entry["filename"]
     with av.open(str(path)) as container:
         assert container.streams.audio
-        return sum(1 for _ in container.decode(video=0))
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def frames_of(comfyui: Any, outputs: dict[str, Any]) -> int:
+    return len(pictures_of(comfyui, outputs))
+
+
+def in_parts(graph: Graph, seed: int, stock: bool = False) -> Graph:
+    """The same with ComfyUI's sampler between; stock: also with its guider, its noise levels and its noise."""
+    parts: dict[str, tuple[str, dict[str, Any]]] = {
+        "loader": ("SONIC_Loader", {"unet": "unet.pth"}),
+        "told": (
+            "SONIC_Conditioning",
+            {
+                "model": ["loader", 0],
+                "preprocessed_data": ["prepare", 0],
+                "dynamic_scale": 1.0,
+                "motion_scale": 1.0,
+            },
+        ),
+        "sampler": ("KSamplerSelect", {"sampler_name": "euler"}),
+        "sample": (
+            "SamplerCustomAdvanced",
+            {
+                "noise": ["noise", 0],
+                "guider": ["guider", 0],
+                "sampler": ["sampler", 0],
+                "sigmas": ["sigmas", 0],
+                "latent_image": ["told", 4],
+            },
+        ),
+        "speak": (
+            "SONIC_Decode",
+            {"model": ["loader", 0], "samples": ["sample", 0], "preprocessed_data": ["prepare", 0], "fps": 25.0},
+        ),
+    }
+    if stock:
+        karras = {"steps": 1, "sigma_max": 700.0, "sigma_min": 0.002, "rho": 7.0}
+        strengths = {"cfg_conds": 7.5, "cfg_cond2_negative": 2.0, "style": "regular"}
+        parts["noise"] = ("RandomNoise", {"noise_seed": seed})
+        parts["sigmas"] = ("KarrasScheduler", karras)
+        wires = {"model": ["told", 0], "cond1": ["told", 1], "cond2": ["told", 2], "negative": ["told", 3]}
+        parts["guider"] = ("DualCFGGuider", wires | strengths)
+    else:
+        strengths = {"appearance_guidance": 2.0, "audio_guidance": 7.5}
+        parts["noise"] = ("SONIC_Noise", {"seed": seed})
+        parts["sigmas"] = ("SONIC_Scheduler", {"steps": 1})
+        wires = {"model": ["told", 0], "positive": ["told", 1], "without_speech": ["told", 2], "negative": ["told", 3]}
+        parts["guider"] = ("SONIC_Guider", wires | strengths)
+    return graph | {node: {"class_type": kind, "inputs": inputs} for node, (kind, inputs) in parts.items()}
 
 
 async def test_the_loader_names_every_missing_file(comfyui: Any) -> None:
@@ -114,8 +171,11 @@ async def test_the_loader_names_every_missing_file(comfyui: Any) -> None:
 
 
 async def test_sonic_makes_a_video_when_its_files_are_there(comfyui: Any, models: Path) -> None:
-    outputs, progress, error = await run(comfyui, graph_for(comfyui))
+    texts: list[str] = []
+    outputs, progress, error = await run(comfyui, graph_for(comfyui), texts=texts)
     assert error == ""
+    assert texts[0] == "step 1 of 1, window 1 of 1"
+    assert texts[-1] == "frame 15 of 15, about 0 s left"
     assert frames_of(comfyui, outputs) == round(SECONDS * 25)
     told = outputs["speak"]["sonic"][0]
     assert told["engine"] == "sonic" and told["reason"] == "'auto' chose sonic because all its files are there."
@@ -137,6 +197,44 @@ async def test_a_connected_model_is_used_and_networks_stay_loaded(comfyui: Any, 
     assert frames_of(comfyui, outputs) == round(SECONDS * 12.5)
     assert "connected" in outputs["speak"]["sonic"][0]["reason"]
     assert times_loaded() == max(before, 1)
+
+
+async def test_the_parts_around_comfyuis_sampler_make_the_same_video(comfyui: Any, models: Path) -> None:
+    graph = graph_for(comfyui, seed=5)
+    outputs, _, error = await run(comfyui, graph)
+    assert error == ""
+    whole = pictures_of(comfyui, outputs)
+    outputs, progress, error = await run(comfyui, in_parts(graph, seed=5))
+    assert error == ""
+    np.testing.assert_array_equal(pictures_of(comfyui, outputs), whole)
+    assert outputs["speak"]["sonic"][0]["engine"] == "sonic"
+    assert progress[-1] == (15, 15)
+    outputs, _, error = await run(comfyui, in_parts(graph, seed=6))
+    assert not np.array_equal(pictures_of(comfyui, outputs), whole)
+
+
+async def test_comfyuis_own_guider_and_noise_levels_work_too(comfyui: Any, models: Path) -> None:
+    outputs, _, error = await run(comfyui, in_parts(graph_for(comfyui), seed=5, stock=True))
+    assert error == ""
+    assert frames_of(comfyui, outputs) == round(SECONDS * 25)
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "said"),
+    [
+        ("sample", {"latent_image": ["other", 0]}, "conditioning is for 7 frames and the latent has 3"),
+        ("speak", {"samples": ["other", 0]}, "were not made from this preprocessed_data"),
+    ],
+)
+async def test_parts_that_do_not_belong_together_are_named(
+    node: str, inputs: dict[str, Any], said: str, comfyui: Any, models: Path
+) -> None:
+    graph = in_parts(graph_for(comfyui), seed=5)
+    graph["other"] = {"class_type": "EmptyLatentImage", "inputs": {"width": 256, "height": 256, "batch_size": 3}}
+    graph[node]["inputs"] |= inputs
+    outputs, _, error = await run(comfyui, graph)
+    assert said in error and "\n" not in error
+    assert "save" not in outputs
 
 
 async def test_an_interrupt_ends_the_denoising_and_leaves_no_file(comfyui: Any, models: Path) -> None:
