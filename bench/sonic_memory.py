@@ -6,7 +6,7 @@ The bytes of all tensors that live at the same time are added up while the netwo
 That needs shapes only, so the network of real size is counted on torch's "meta" device. A narrow one is counted there
 and on the processor, where the allocator is read as well. A law in frames, size and width is fitted to small calls of
 narrow networks and held against the real one. Attention is taken to be fused, and what the kernels of a card take for
-themselves is not in it.
+themselves is not in it. The estimate that a clip is admitted by (sonic/memory.py) is held against network and decoder.
 """
 
 from __future__ import annotations
@@ -21,13 +21,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from comfyui_sonic.sonic.memory import memory_need
 from comfyui_sonic.sonic.windows import CONTEXT_LENGTH
 from torch import Tensor
 
 from .counters import allocated_peak_of, peak_of
-from .sonic_network import ALL_BRANCHES, DOWNSCALE, REAL, Arrangement, Layout, SonicUNet, call, make_network
+from .sonic_network import (
+    ALL_BRANCHES,
+    DOWNSCALE,
+    REAL,
+    Arrangement,
+    Layout,
+    SonicUNet,
+    call,
+    decode_in_parts,
+    decoding_network,
+    make_network,
+)
 
 NARROW = (Layout(32, 64, 32), Layout(64, 64, 32))  # the law is fitted to these
+DECODED_TOGETHER = 8
 GB = 1e9
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -106,6 +119,36 @@ def table(dtype: str, law: list[float], sizes: list[int]) -> list[dict[str, Any]
                 "law_gb": told / GB,
                 "law_error": told / counted - 1,
                 "comfyui_estimate_gb": comfyui_estimate(one) / GB,
+                **(estimated(one, counted) if frames == CONTEXT_LENGTH and branches == 1 else {}),
+            }
+        )
+    return rows
+
+
+def estimated(one: Call, counted: int) -> dict[str, float]:
+    """What clips are admitted by, before its margin."""
+    told = memory_need(one.size, one.size, 0, unet_bytes=DTYPES[one.dtype].itemsize).denoising
+    return {"estimate_gb": told / GB, "estimate_error": told / counted - 1}
+
+
+def decoder_table(dtype: str, sizes: list[int]) -> list[dict[str, Any]]:
+    """A chunk through the decoder of real size, in parts as ours goes and at once as ComfyUI's does."""
+    element = DTYPES[dtype]
+    autoencoder = decoding_network(element)
+    rows = []
+    for size in sizes:
+        side = size // DOWNSCALE
+        latents = torch.empty(DECODED_TOGETHER, 4, side, side, device="meta", dtype=element)
+        parts = peak_of(lambda latents=latents: decode_in_parts(autoencoder, latents))
+        whole = peak_of(lambda latents=latents: autoencoder.decode(latents))
+        told = memory_need(size, size, 0, vae_bytes=element.itemsize).decoding
+        rows.append(
+            {
+                "size": size,
+                "in_parts_gb": parts / GB,
+                "at_once_gb": whole / GB,
+                "estimate_gb": told / GB,
+                "estimate_error": told / parts - 1,
             }
         )
     return rows
@@ -127,10 +170,12 @@ def main() -> None:
         "weights_gb": {"fp32": 4 * parameters / GB, "bf16": 2 * parameters / GB},
         "counters": counters_agree(),
         "real_network": {},
+        "decoder": {},
     }
     for dtype in DTYPES:
         law = fitted_law(dtype)
         report["real_network"][dtype] = {"law": law, "calls": table(dtype, law, arguments.sizes)}
+        report["decoder"][dtype] = decoder_table(dtype, arguments.sizes)
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 

@@ -30,6 +30,9 @@ comfy.cli_args.args.use_pytorch_cross_attention = True
 import comfy.model_patcher  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import SpatialVideoTransformer, optimized_attention  # noqa: E402
+from comfyui_sonic.sonic.memory import VAE_CHANNELS  # noqa: E402
+from comfyui_sonic.sonic.native.autoencoder import network_of  # noqa: E402
+from comfyui_sonic.sonic.native.decoder import decode_frames  # noqa: E402
 from comfyui_sonic.sonic.native.guider import BRANCHES, Conditioning, denoise  # noqa: E402
 from comfyui_sonic.sonic.native.model import SonicConfig, unet_config  # noqa: E402
 from comfyui_sonic.sonic.native.network import FaceMask, SonicUNet, SpeechContext, SpeechCrossAttention  # noqa: E402
@@ -148,6 +151,17 @@ def call(
             sonic_scale=scale,
         )
     return result
+
+
+def decoding_network(dtype: torch.dtype) -> Any:
+    """ComfyUI's autoencoder of SVD's size on "meta"."""
+    with torch.device("meta"):
+        return network_of(VAE_CHANNELS, [1, 2, 4, 4]).to(dtype).requires_grad_(False)
+
+
+def decode_in_parts(autoencoder: Any, latents: Tensor) -> Tensor:
+    """As the engine decodes."""
+    return decode_frames(autoencoder.decoder, latents)
 
 
 class CountedCalls(nn.Module):

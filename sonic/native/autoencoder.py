@@ -39,7 +39,7 @@ class Autoencoder:
             raise BadWeights(f"'{what}' holds no video autoencoder of SVD: {', '.join(missing)} missing.", missing)
         management = comfy.model_management
         first, *others = (named[key].shape[0] for key in needed)
-        network = _network(first, [width // first for width in others])
+        network = network_of(first, [width // first for width in others])
         own = network.state_dict()
         names = {key: published_autoencoder_key(key) if published else key for key in own}
         found = with_quant_conv_folded(named)
@@ -95,7 +95,8 @@ def _stored_shape(name: str, shape: torch.Size) -> torch.Size:
     return shape[:2] if ".attentions." in name else shape
 
 
-def _network(channels: int, multipliers: list[int]) -> Any:
+def network_of(channels: int, multipliers: list[int]) -> Any:
+    """ComfyUI's network with ``channels`` in its first level and that many times more in each of the others."""
     encoder: dict[str, Any] = {
         "double_z": True,
         "z_channels": 4,
@@ -119,7 +120,7 @@ def _network(channels: int, multipliers: list[int]) -> Any:
 def decodes() -> bool:
     """Whether ComfyUI's decoder still is the one that is taken apart here. Costs no memory."""
     with torch.device("meta"):
-        decoder = _network(32, [1, 2, 4, 4]).decoder
+        decoder = network_of(32, [1, 2, 4, 4]).decoder
         decoder.mid.attn_1 = torch.nn.Identity()  # ComfyUI's asks how much memory a device has, and this one has none
         try:
             frames = decode_frames(decoder, torch.empty(2, 4, 8, 8))
