@@ -132,6 +132,13 @@ class JobFiles:
             raise _unwritable(place, error) from error
         return True
 
+    def discard(self, spec: JobSpec) -> None:
+        """Remove what was laid beside the place of a job that is cancelled; as far as that can be reached."""
+        with contextlib.suppress(OSError, BadJob):
+            place = self.path_of(spec.output, "output")
+            for laid in place.parent.glob(f".{glob_escape(spec.task_id)}.*.part"):
+                laid.unlink(missing_ok=True)
+
     def tidy(self, task_id: str) -> None:
         """Remove what a job left in ComfyUI's folders."""
         for folder in (self.input_directory, self.output_directory):

@@ -81,6 +81,16 @@ class Keys:
         return self._key("wake")
 
     @property
+    def wishes(self) -> str:
+        """Stream, trimmed: an entry whenever an operator wishes something of a running job; its owner blocks on it."""
+        return self._key("wishes")
+
+    @property
+    def draining(self) -> str:
+        """Hash: instances that take no new job -> when the one at hand is given back, in ms; kept until undone."""
+        return self._key("draining")
+
+    @property
     def turns(self) -> str:
         """Counter: how often both classes waited, for the share of the pending one."""
         return self._key("turns")
@@ -116,6 +126,8 @@ class Keys:
             "ENDED": self.ended,
             "EVENTS": self.events,
             "WAKE": self.wake,
+            "WISHES": self.wishes,
+            "DRAINING": self.draining,
             "TURNS": self.turns,
             "TOTALS": self.totals,
             "INSTANCES": self.instances,

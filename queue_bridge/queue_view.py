@@ -101,6 +101,15 @@ class QueueView:
             waiting[job_class][lane] = fresh + returned
         return Counts(waiting, running, retrying, dead, {name: int(value) for name, value in totals.items()})
 
+    async def dead(self) -> list[str]:
+        """Ids of the jobs in the dead letter, latest first."""
+        found: list[str] = await self._ask(self._client.zrevrange(self._keys.dead, 0, -1))
+        return found
+
+    async def draining(self) -> list[str]:
+        """Names of the instances that an operator lets take no new job, whether they live or not."""
+        return sorted(await self._ask(self._client.hkeys(self._keys.draining)))
+
     async def batch(self, batch_id: str) -> dict[str, int]:
         """total, completed, failed, cancelled and submitted_ms of a batch; empty when it is unknown."""
         fields = await self._ask(self._client.hgetall(self._keys.batch(batch_id)))
@@ -116,7 +125,15 @@ class QueueView:
                 pipeline.hgetall(self._keys.instance(name))
             found = await self._ask(pipeline.execute())
         described = [json.loads(fields.pop("described", "{}")) | fields for fields in found if fields]
-        return [{**one, "running": running.get(one["name"], "")} for one in described]
+        draining = set(await self.draining())
+        return [
+            {
+                **one,
+                "running": running.get(one["name"], ""),
+                "draining": bool(one.get("draining")) or one["name"] in draining,
+            }
+            for one in described
+        ]
 
     async def last_event(self) -> str:
         """The id of the newest event, to follow from."""
