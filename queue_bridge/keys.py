@@ -91,6 +91,16 @@ class Keys:
         return self._key("draining")
 
     @property
+    def results(self) -> str:
+        """Sorted set: places of videos by the time when they were put there; only where they are removed by age."""
+        return self._key("results")
+
+    @property
+    def result_files(self) -> str:
+        """Hash: the same places -> what was put there (JSON: bytes, sha256), to be known again."""
+        return self._key("result_files")
+
+    @property
     def turns(self) -> str:
         """Counter: how often both classes waited, for the share of the pending one."""
         return self._key("turns")
@@ -128,6 +138,8 @@ class Keys:
             "WAKE": self.wake,
             "WISHES": self.wishes,
             "DRAINING": self.draining,
+            "RESULTS": self.results,
+            "RESULT_FILES": self.result_files,
             "TURNS": self.turns,
             "TOTALS": self.totals,
             "INSTANCES": self.instances,

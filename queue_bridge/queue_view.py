@@ -20,6 +20,7 @@ log = logging.getLogger("sonic.queue_view")
 
 EVENTS_A_CALL = 1000
 JOBS_A_CALL = 500
+EVERY = 10_000_000  # as a limit: all there are
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,25 @@ class QueueView:
 
     async def ids(self, states: Collection[State], limit: int) -> list[str]:
         """Ids of jobs in these states: running, retrying, queued in their order, then ended ones, latest first."""
+        found = await self._ids(states, limit)
+        records = await self.jobs(found)
+        return [task_id for task_id in found if task_id in records and records[task_id].state in states][:limit]
+
+    async def live_in_batch(self, batch_id: str) -> list[str]:
+        """Ids of the jobs of a batch that have not ended; one that moves meanwhile may be missing."""
+        found = list(dict.fromkeys(await self._ids(frozenset(State) - TERMINAL, EVERY)))
+        live = []
+        for start in range(0, len(found), JOBS_A_CALL):
+            part = found[start : start + JOBS_A_CALL]
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for task_id in part:
+                    pipeline.hget(self._keys.job(task_id), "batch")
+                batches = await self._ask(pipeline.execute())
+            live += [task_id for task_id, batch in zip(part, batches, strict=True) if batch == batch_id]
+        return live
+
+    async def _ids(self, states: Collection[State], limit: int) -> list[str]:
+        """Where jobs in these states are found; some of them may be in another one."""
         found: list[str] = []
         if State.RUNNING in states:
             found += await self._ask(self._client.zrange(self._keys.leases, 0, limit))
@@ -81,8 +101,7 @@ class QueueView:
                 found += [fields["job"] for _, fields in entries]
         if TERMINAL & set(states):
             found += await self._ask(self._client.zrevrange(self._keys.ended, 0, 4 * limit))
-        records = await self.jobs(found)
-        return [task_id for task_id in found if task_id in records and records[task_id].state in states][:limit]
+        return found
 
     async def counts(self) -> Counts:
         """How many jobs wait, run, wait for a retry, lie in the dead letter; exact at one moment for each number."""

@@ -11,7 +11,7 @@ from .keys import Keys
 FOLDER = Path(__file__).with_name("lua")
 NAMES = (
     *("submit", "claim", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend"),
-    *("cancel", "drain", "drop", "wishes"),
+    *("cancel", "drain", "drop", "wishes", "old_results", "forget_results"),
 )
 Argument = str | int | float
 

@@ -157,7 +157,7 @@ class Store:
 
     async def complete(self, job: JobRecord, result: Mapping[str, Any]) -> None:
         """Commit the one result of a job. Raises LeaseLost."""
-        values = ("", "", "", "", _json(result), 0, "", "")
+        values = ("", "", "", "", _json(result), 0, "", "", int(self.settings.results_days > 0))
         await self._owned("settle", job, State.COMPLETED.value, "completed", *values)
 
     async def settle(
@@ -194,6 +194,19 @@ class Store:
         """Let it take jobs again; False when it was not draining."""
         answer = await self._call("drain", instance, 0, 0)
         return bool(answer[0] == "undone")
+
+    async def old_results(self, after: int, limit: int) -> list[tuple[str, str]]:
+        """Places of videos that are older than ``results_days``, oldest first, and what was put there, as JSON.
+
+        after: how many of the oldest to pass over.
+        """
+        kept_ms = round(self.settings.results_days * 86_400_000)
+        flat = await self._call("old_results", kept_ms, after, limit)
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
+    async def forget_results(self, results: Sequence[tuple[str, str]]) -> None:
+        """What ``old_results`` told is removed, or was changed by somebody."""
+        await self._call("forget_results", *(value for pair in results for value in pair))
 
     async def wished(self, instance: str, job: JobRecord) -> Wished:
         """What an operator wishes of this start."""

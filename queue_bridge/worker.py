@@ -37,7 +37,7 @@ PROMPT_NAMES = uuid.UUID("8b5f2c0e-5d4a-4f0b-9a43-1f6c7d2e9b10")  # namespace of
 class Worker:
     """One instance's loop over jobs, one job at a time.
 
-    path_of: where a file that a prompt saved lies. lanes: what this instance can serve.
+    path_of: where a file that a prompt saved lies. lanes: what this instance can serve. leaving: when to stop.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Worker:
         templates: Mapping[str, Template],
         lanes: Sequence[str],
         path_of: Callable[[SavedFile], Path],
+        leaving: Leaving,
     ) -> None:
         self._store = store
         self._keeper = keeper
@@ -60,19 +61,19 @@ class Worker:
         self._lanes = tuple(lanes)
         self._path_of = path_of
         self._settings: Settings = store.settings
-        self.leaving = Leaving()
+        self._leaving = leaving
 
     async def run(self) -> None:
         """Take jobs until this task is cancelled, or until ``leaving`` is asked and the job at hand has ended."""
         claim_id = uuid.uuid4().hex
-        while not self.leaving.asked:
+        while not self._leaving.asked:
             try:
                 job = await self._store.claim(self._identity.name, self._identity.boot, self._lanes, claim_id=claim_id)
                 if isinstance(job, Idle):
-                    await _either(self._store.sleep(job, IDLE_S), self.leaving.wait())
+                    await _either(self._store.sleep(job, IDLE_S), self._leaving.wait())
                     continue
                 claim_id = uuid.uuid4().hex
-                if self.leaving.asked:  # while the claim was under way, which is never broken off
+                if self._leaving.asked:  # while the claim was under way, which is never broken off
                     await self._stop(job, StartStopped("drained"))
                 else:
                     await self._work(job)
@@ -96,7 +97,7 @@ class Worker:
 
         self._keeper.hold(job, lose)
         try:
-            ends = (_lost(lost), wish_for(self._store, self._identity.name, job), self.leaving.grace_over())
+            ends = (_lost(lost), wish_for(self._store, self._identity.name, job), self._leaving.grace_over())
             result = await _unless(self._make(job, started), *ends)
             await self._persist(lambda: self._store.complete(job, result))
             log.info("job %s: completed in %.1f s", job.task_id, time.monotonic() - started)

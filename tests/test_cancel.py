@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.errors import LeaseLost, StartStopped
-from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, new_job_id
+from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.queue_view import QueueView
 from comfyui_sonic.queue_bridge.redis_connection import connect
@@ -30,9 +30,9 @@ class Operator:
         self.store = Store(connect(url), self.settings, clock=lambda: self.now_s)
         self.view = QueueView(self.store.client, self.store.keys, url)
 
-    async def submit(self, count: int = 1, tier: int = 512, batch: str = "", priority: Priority = "normal") -> list[str]:
+    async def submit(self, count: int = 1, tier: int = 512, batch: str = "") -> list[str]:
         where = ("file:///a.png", "file:///a.wav", "file:///a.mp4")
-        jobs = [JobSpec(new_job_id(), *where, priority=priority, batch=batch) for _ in range(count)]
+        jobs = [JobSpec(new_job_id(), *where, batch=batch) for _ in range(count)]
         return [answer.task_id for answer in await self.store.submit([Submission(job, tier) for job in jobs])]
 
     async def claim(self, name: str = "a", claim_id: str | None = None) -> JobRecord:
@@ -73,7 +73,8 @@ async def test_a_queued_job_is_cancelled_at_once_and_never_starts(queue: Operato
     assert await queue.store.cancel([unwanted]) == {unwanted: "cancelled"}
     assert await queue.store.cancel([unwanted]) == {unwanted: "cancelled"}, "asking again changes nothing"
     events, _ = await queue.view.events(after, 0.1)
-    assert [(event["job"], event["state"], event["cause"]) for event in events] == [(unwanted, "cancelled", "cancelled")]
+    told = [(event["job"], event["state"], event["cause"]) for event in events]
+    assert told == [(unwanted, "cancelled", "cancelled")]
     assert [(await queue.claim()).task_id for _ in range(2)] == [first, last]
     assert isinstance(await queue.store.claim("a", "boot", LANES), Idle)
     record = await queue.record(unwanted)
@@ -176,7 +177,7 @@ async def test_a_dead_owners_cancelled_job_ends_with_its_lease_and_is_not_starte
         CANCELLED,
     ],
 )
-async def test_whatever_else_becomes_of_its_start_a_cancelled_job_ends_as_that(queue: Operator, verdict: Verdict) -> None:
+async def test_whatever_becomes_of_its_start_a_cancelled_job_ends_as_that(queue: Operator, verdict: Verdict) -> None:
     (unwanted,) = await queue.submit(tier=1024)
     job = await queue.claim()
     await queue.store.cancel([unwanted])
