@@ -17,9 +17,11 @@ from typing import Any
 
 from .comfy_client import ComfyClient
 from .config import Settings, load_settings
+from .departure import depart_on_sigterm
 from .errors import BridgeError
 from .job_files import JobFiles
 from .lease import LeaseKeeper
+from .old_results import OldResults
 from .presence import Identity
 from .prompt_events import PromptRunner, SavedFile
 from .prompt_queue import PromptQueueRunner
@@ -27,6 +29,7 @@ from .redis_connection import connect, safe_url
 from .store import Store
 from .templates import SHIPPED, load_templates
 from .tiers import TIERS, lanes_of
+from .wishes import Leaving
 from .worker import Worker
 
 log = logging.getLogger("sonic.attach")
@@ -65,6 +68,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str]) -> Non
     identity = Identity(settings.instance or f"{platform.node() or 'comfyui'}-{arguments.port}")
     templates = load_templates((SHIPPED, *settings.templates))
     tiers = settings.tiers or _tiers_of(devices)
+    leaving = Leaving()
 
     def describe() -> dict[str, Any]:
         return {
@@ -72,27 +76,35 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str]) -> Non
             "engines": list(engines),
             "workflows": sorted(templates),
             "port": arguments.port,
+            "draining": leaving.asked,
             "python": platform.python_version(),
             **_device(devices),
         }
 
     store = Store(connect(settings.url), settings)
     keeper = LeaseKeeper(settings, identity, describe)
+    folders = (Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory()))
+    files = JobFiles(settings.roots, *folders)
     worker = Worker(
         store,
         keeper,
         identity,
         await _runner(server, arguments),
-        JobFiles(settings.roots, Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory())),
+        files,
         templates,
         lanes_of(tiers, engines),
         lambda file: _path_of(folder_paths, file),
+        leaving,
     )
     log.info("queue bridge: instance '%s', queue '%s' at %s", identity.name, settings.queue, safe_url(settings.url))
     keeper.start()
     atexit.register(keeper.leave)
     task = asyncio.create_task(worker.run(), name="sonic_worker")
     task.add_done_callback(_say_why)
+    depart_on_sigterm(leaving, task, settings.grace_s)
+    if settings.results_days:
+        sweeping = asyncio.create_task(OldResults(store, files).run(), name="sonic_old_results")
+        task.add_done_callback(lambda _: sweeping.cancel())
 
 
 async def _runner(server: Any, arguments: Any) -> PromptRunner:

@@ -1,4 +1,4 @@
-"""The command ``sonic-queue``: submit, status, list, watch, serve-redis.
+"""The command ``sonic-queue``: submit, status, list, watch, cancel, dead, drain, serve-redis.
 
 Exit status: 0 when all is well (``submit`` and ``watch``: every job completed), 1 when a job did not, or the queue or
 the material cannot be used, 2 for a wrong argument, 130 after Ctrl-C, which leaves the jobs in the queue.
@@ -22,10 +22,11 @@ from typing import Any, TypeAlias
 from rich.console import Console
 
 from .config import Settings, load_settings
-from .console import JobsDisplay, console_for, print_table
+from .console import JobsDisplay, console_for, print_json, print_table
 from .errors import BadJob, BridgeError, ConfigError
 from .follow import Follower
 from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value
+from .operator_commands import add_operator_commands, cancel, dead, drain
 from .orders import read_orders
 from .outcomes import HEADS, as_json, every_job_completed, rows_of, summary
 from .queue_view import QueueView
@@ -87,6 +88,8 @@ def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
     watch = commands.add_parser("watch", parents=[common], help="follow jobs to their end")
     watch.add_argument("ids", nargs="*", metavar="ID", help="jobs (default: all that have not ended)")
 
+    add_operator_commands(commands, common)
+
     serve = commands.add_parser("serve-redis", help="run the queue's own database server in this terminal")
     serve.add_argument("--json", action="store_true", help="print JSON instead of text")
     serve.add_argument("--data", type=Path, default=Path("sonic-queue-data"), help="where it keeps its data")
@@ -126,7 +129,7 @@ def main(
         return asyncio.run(_with_queue(arguments))
     except expected as error:
         if arguments.json:
-            _print_json({"error": str(error)})
+            print_json({"error": str(error)})
         else:
             sys.stderr.write(f"{error}\n")
         return 1
@@ -151,6 +154,9 @@ async def _with_queue(arguments: argparse.Namespace) -> int:
         "status": _status,
         "list": _list,
         "watch": _watch,
+        "cancel": lambda arguments, queue: cancel(arguments, queue.store, queue.view),
+        "dead": lambda arguments, queue: dead(arguments, queue.store, queue.view),
+        "drain": lambda arguments, queue: drain(arguments, queue.store),
     }
     settings = cli_settings(arguments.url)
     templates = load_templates((SHIPPED, *settings.templates))
@@ -189,7 +195,7 @@ async def _submit(arguments: argparse.Namespace, queue: Queue) -> int:
         records = await show_until_ended(queue.view, names, after, console)
     rows = rows_of(submitted, left_out, records)
     if arguments.json:
-        _print_json({"batch": defaults.batch, **as_json(submitted, left_out, records)})
+        print_json({"batch": defaults.batch, **as_json(submitted, left_out, records)})
     elif not arguments.no_wait:
         print_table(console, HEADS, [row.cells() for row in rows])
         console.print(summary(rows))
@@ -228,7 +234,7 @@ async def _submit_as_files_arrive(arguments: argparse.Namespace, queue: Queue, d
                 for record in changed:
                     display.update(record)
                     if arguments.json and record.state.is_terminal:
-                        _print_json(record.to_dict())
+                        print_json(record.to_dict())
                 break
 
 
@@ -267,13 +273,14 @@ async def _status(arguments: argparse.Namespace, queue: Queue) -> int:
         if record is None:
             raise BadJob("id", f"there is no job '{arguments.id}' in this queue, or it is no longer kept.")
         if arguments.json:
-            _print_json(record.to_dict())
+            print_json(record.to_dict())
         else:
             _print_job(record)
         return 0
     counts, instances = await queue.view.counts(), await queue.view.instances()
+    away = sorted(set(await queue.view.draining()) - {one["name"] for one in instances})
     if arguments.json:
-        _print_json({**counts.__dict__, "queued": counts.queued, "instances": instances})
+        print_json({**counts.__dict__, "queued": counts.queued, "instances": instances, "draining_away": away})
         return 0
     console = console_for()
     console.print(
@@ -290,16 +297,19 @@ async def _status(arguments: argparse.Namespace, queue: Queue) -> int:
     else:
         rows = [
             (one["name"], ", ".join(map(str, one.get("tiers", ()))), ", ".join(one.get("engines", ())),
-             one.get("device", ""), one.get("running", ""))
+             one.get("device", ""), one.get("running", ""), "draining" if one["draining"] else "")
             for one in instances
         ]  # fmt: skip
-        print_table(console, ("instance", "tiers", "engines", "device", "running"), rows)
+        print_table(console, ("instance", "tiers", "engines", "device", "running", ""), rows)
+    if away:
+        console.print(f"Not running, and to take no job when started again: {', '.join(away)}.")
     return 0
 
 
 def _print_job(record: JobRecord) -> None:
     console = console_for()
-    console.print(f"{record.task_id}  {record.state}  {record.percent:.0f} %  {record.stage}".rstrip())
+    state = f"{record.state}, being cancelled" if record.cancelling else str(record.state)
+    console.print(f"{record.task_id}  {state}  {record.percent:.0f} %  {record.stage}".rstrip())
     for name, uri in (("image", record.spec.image), ("audio", record.spec.audio), ("output", record.spec.output)):
         console.print(f"  {name}: {uri}")
     for entry in record.history:
@@ -316,7 +326,7 @@ async def _list(arguments: argparse.Namespace, queue: Queue) -> int:
     records = await queue.view.jobs(ids)
     found = [records[task_id] for task_id in ids if task_id in records]
     if arguments.json:
-        _print_json([record.to_dict() for record in found])
+        print_json([record.to_dict() for record in found])
         return 0
     rows = [(r.task_id, str(r.state), f"{r.percent:.0f} %", r.spec.priority, r.spec.name, r.error) for r in found]
     print_table(console_for(), ("id", "state", "", "priority", "name", "error"), rows)
@@ -341,13 +351,8 @@ async def _watch(arguments: argparse.Namespace, queue: Queue) -> int:
         async for changed in follower.changes():
             for record in changed:
                 records[record.task_id] = record
-                _print_json(record.to_dict())
+                print_json(record.to_dict())
     return 0 if all(record.state is State.COMPLETED for record in records.values()) else 1
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

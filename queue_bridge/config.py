@@ -51,6 +51,9 @@ class Settings:
     crashes: int = _setting(3, "a job whose instance died so often under it has failed", low=1, high=100)
     priority_share: int = _setting(10, "one of so many turns is a normal job's though priority waits", low=2, high=1000)
     retention_days: float = _setting(7.0, "an ended job is remembered for so long", low=0.001, high=3650)
+    results_days: float = _setting(0.0, "a video is removed from its place after so long; 0: never", low=0, high=3650)
+    grace_s: float = _setting(30.0, "after SIGTERM the job at hand may go on for so long", low=0, high=86400)
+    drain_grace_s: float = _setting(600.0, "the same after `sonic-queue drain`", low=0, high=604800)
     events_kept: int = _setting(100_000, "about how many events the queue keeps for those who follow it", low=1000)
     progress_s: float = _setting(0.5, "progress is reported at most this often", low=0.1, high=60)
 

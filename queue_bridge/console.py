@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from types import TracebackType
@@ -34,6 +35,12 @@ def print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+
+
+def print_json(value: object) -> None:
+    """One line of JSON, at once, for programs."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 class JobsDisplay:

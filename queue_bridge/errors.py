@@ -9,6 +9,7 @@ BridgeError
 │   └── TemplateError     a job template is missing or is none
 ├── FileUnreachable       an input or output of a job cannot be reached now; it may be later
 ├── LeaseLost             another instance has this job now
+├── StartStopped          an operator's wish ends this start; ``cause`` is "cancelled" or "drained"
 ├── InstanceError         a ComfyUI server could not be started, or is gone
 ├── PromptRejected        ComfyUI refused the graph before running it (a wrong input, a missing node)
 ├── PromptFailed          a node failed while the graph ran
@@ -66,6 +67,14 @@ class FileUnreachable(BridgeError):
 
 class LeaseLost(BridgeError):
     """Raised when a job belongs to another instance now; what this one did for it does not count."""
+
+
+class StartStopped(BridgeError):
+    """Raised when a start ends because an operator wishes so; ``cause`` is "cancelled" or "drained"."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"An operator has {cause} it.")
+        self.cause = cause
 
 
 class InstanceError(BridgeError):

@@ -117,6 +117,7 @@ class JobRecord:
 
     attempt: starts so far. failures, crashes, degradations: what its budgets have been used for.
     history: one entry for each start that did not complete. result: what the completed start reported.
+    cancelling: it runs, and its owner is to end it.
     """
 
     task_id: str
@@ -141,6 +142,7 @@ class JobRecord:
     staged: Mapping[str, Any] | None
     result: Mapping[str, Any] | None
     history: tuple[Mapping[str, Any], ...]
+    cancelling: bool = False
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> JobRecord:
@@ -175,6 +177,7 @@ class JobRecord:
             staged=parsed("staged"),
             result=parsed("result"),
             history=tuple(json.loads(line) for line in fields.get("history", "").splitlines() if line),
+            cancelling=bool(fields.get("cancel_ms")),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -131,6 +131,36 @@ class JobFiles:
         except OSError as error:
             raise _unwritable(place, error) from error
         return True
+
+    def discard(self, spec: JobSpec) -> None:
+        """Remove what was laid beside the place of a job that is cancelled; as far as that can be reached."""
+        with contextlib.suppress(OSError, BadJob):
+            place = self.path_of(spec.output, "output")
+            for laid in place.parent.glob(f".{glob_escape(spec.task_id)}.*.part"):
+                laid.unlink(missing_ok=True)
+
+    def remove_result(self, place: str, described: Mapping[str, Any]) -> Literal["removed", "not ours", "out of reach"]:
+        """Remove a video that the queue has put in its place and nobody has changed since. described: bytes, sha256.
+
+        "not ours": it is gone, or another file; "out of reach": not in our folders, or its folder is away.
+        """
+        path = Path(place)
+        try:
+            inside = any(path.resolve().is_relative_to(root) for root in self._roots)
+            if not inside or not path.parent.is_dir():
+                return "out of reach"
+            if path.is_symlink() or not path.is_file():
+                return "not ours"
+            before = path.stat()
+            if not described or not _is_file(path, described):
+                return "not ours"
+            now = path.stat()
+            if (now.st_ino, now.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):  # replaced while it was read
+                return "not ours"
+            path.unlink()
+        except OSError:
+            return "out of reach"
+        return "removed"
 
     def tidy(self, task_id: str) -> None:
         """Remove what a job left in ComfyUI's folders."""

@@ -81,6 +81,26 @@ class Keys:
         return self._key("wake")
 
     @property
+    def wishes(self) -> str:
+        """Stream, trimmed: an entry whenever an operator wishes something of a running job; its owner blocks on it."""
+        return self._key("wishes")
+
+    @property
+    def draining(self) -> str:
+        """Hash: instances that take no new job -> when the one at hand is given back, in ms; kept until undone."""
+        return self._key("draining")
+
+    @property
+    def results(self) -> str:
+        """Sorted set: places of videos by the time when they were put there; only where they are removed by age."""
+        return self._key("results")
+
+    @property
+    def result_files(self) -> str:
+        """Hash: the same places -> what was put there (JSON: bytes, sha256), to be known again."""
+        return self._key("result_files")
+
+    @property
     def turns(self) -> str:
         """Counter: how often both classes waited, for the share of the pending one."""
         return self._key("turns")
@@ -116,6 +136,10 @@ class Keys:
             "ENDED": self.ended,
             "EVENTS": self.events,
             "WAKE": self.wake,
+            "WISHES": self.wishes,
+            "DRAINING": self.draining,
+            "RESULTS": self.results,
+            "RESULT_FILES": self.result_files,
             "TURNS": self.turns,
             "TOTALS": self.totals,
             "INSTANCES": self.instances,

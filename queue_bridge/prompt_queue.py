@@ -20,6 +20,7 @@ from .errors import PromptInterrupted
 from .prompt_events import Graph, Progress, ProgressMeter, PromptResult, outcome, rejection
 
 POLL_S = 1.0  # the history is asked at least this often, should an event be lost
+STOP_S = 3.0  # how long the end of a prompt that was interrupted is waited for
 
 
 class PromptQueueRunner:
@@ -90,7 +91,7 @@ class PromptQueueRunner:
             try:
                 entry = await self._entry(prompt_id, ended)
             except asyncio.CancelledError:
-                self._stop(prompt_id)
+                await self._stop(prompt_id)
                 raise
         finally:
             del self._listeners[prompt_id]
@@ -134,13 +135,24 @@ class PromptQueueRunner:
             running = [item[1] for item in self._queue.currently_running.values()]
             return prompt_id in running or any(item[1] == prompt_id for item in self._queue.queue)
 
-    def _stop(self, prompt_id: str) -> None:
-        """Take a prompt out of the queue, or interrupt it where it runs, and no other one."""
+    async def _stop(self, prompt_id: str) -> None:
+        """Take a prompt out of the queue, or interrupt it where it runs, and no other one; wait until it has ended.
+
+        It may not end soon: a node looks for interruptions when it likes.
+        """
         if self._queue.delete_queue_item(lambda item: item[1] == prompt_id):
             return
+        deadline = time.monotonic() + STOP_S
+        while self._interrupt_if_running(prompt_id) and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+
+    def _interrupt_if_running(self, prompt_id: str) -> bool:
+        """Again and again, as a prompt that has only just been taken takes the flag back when it begins."""
         with self._queue.mutex:  # held, so that the next prompt cannot start in between
-            if any(item[1] == prompt_id for item in self._queue.currently_running.values()):
+            running = any(item[1] == prompt_id for item in self._queue.currently_running.values())
+            if running:
                 self._interrupt()
+        return running
 
     def _tell(self, event: str, data: Mapping[str, Any]) -> None:
         listener = self._listeners.get(data["prompt_id"])

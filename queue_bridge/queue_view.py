@@ -20,6 +20,7 @@ log = logging.getLogger("sonic.queue_view")
 
 EVENTS_A_CALL = 1000
 JOBS_A_CALL = 500
+EVERY = 10_000_000  # as a limit: all there are
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,25 @@ class QueueView:
 
     async def ids(self, states: Collection[State], limit: int) -> list[str]:
         """Ids of jobs in these states: running, retrying, queued in their order, then ended ones, latest first."""
+        found = await self._ids(states, limit)
+        records = await self.jobs(found)
+        return [task_id for task_id in found if task_id in records and records[task_id].state in states][:limit]
+
+    async def live_in_batch(self, batch_id: str) -> list[str]:
+        """Ids of the jobs of a batch that have not ended; one that moves meanwhile may be missing."""
+        found = list(dict.fromkeys(await self._ids(frozenset(State) - TERMINAL, EVERY)))
+        live = []
+        for start in range(0, len(found), JOBS_A_CALL):
+            part = found[start : start + JOBS_A_CALL]
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for task_id in part:
+                    pipeline.hget(self._keys.job(task_id), "batch")
+                batches = await self._ask(pipeline.execute())
+            live += [task_id for task_id, batch in zip(part, batches, strict=True) if batch == batch_id]
+        return live
+
+    async def _ids(self, states: Collection[State], limit: int) -> list[str]:
+        """Where jobs in these states are found; some of them may be in another one."""
         found: list[str] = []
         if State.RUNNING in states:
             found += await self._ask(self._client.zrange(self._keys.leases, 0, limit))
@@ -81,8 +101,7 @@ class QueueView:
                 found += [fields["job"] for _, fields in entries]
         if TERMINAL & set(states):
             found += await self._ask(self._client.zrevrange(self._keys.ended, 0, 4 * limit))
-        records = await self.jobs(found)
-        return [task_id for task_id in found if task_id in records and records[task_id].state in states][:limit]
+        return found
 
     async def counts(self) -> Counts:
         """How many jobs wait, run, wait for a retry, lie in the dead letter; exact at one moment for each number."""
@@ -101,6 +120,15 @@ class QueueView:
             waiting[job_class][lane] = fresh + returned
         return Counts(waiting, running, retrying, dead, {name: int(value) for name, value in totals.items()})
 
+    async def dead(self) -> list[str]:
+        """Ids of the jobs in the dead letter, latest first."""
+        found: list[str] = await self._ask(self._client.zrevrange(self._keys.dead, 0, -1))
+        return found
+
+    async def draining(self) -> list[str]:
+        """Names of the instances that an operator lets take no new job, whether they live or not."""
+        return sorted(await self._ask(self._client.hkeys(self._keys.draining)))
+
     async def batch(self, batch_id: str) -> dict[str, int]:
         """total, completed, failed, cancelled and submitted_ms of a batch; empty when it is unknown."""
         fields = await self._ask(self._client.hgetall(self._keys.batch(batch_id)))
@@ -116,7 +144,15 @@ class QueueView:
                 pipeline.hgetall(self._keys.instance(name))
             found = await self._ask(pipeline.execute())
         described = [json.loads(fields.pop("described", "{}")) | fields for fields in found if fields]
-        return [{**one, "running": running.get(one["name"], "")} for one in described]
+        draining = set(await self.draining())
+        return [
+            {
+                **one,
+                "running": running.get(one["name"], ""),
+                "draining": bool(one.get("draining")) or one["name"] in draining,
+            }
+            for one in described
+        ]
 
     async def last_event(self) -> str:
         """The id of the newest event, to follow from."""

@@ -33,7 +33,7 @@ TRANSITIONS: Mapping[tuple[State, State], tuple[str, ...]] = MappingProxyType(
         (State.RUNNING, State.FAILED): ("bad input", "retries used up", "instance died too often"),
         (State.RUNNING, State.RETRYING): ("failed, may pass",),
         (State.RETRYING, State.QUEUED): ("due",),
-        (State.RUNNING, State.QUEUED): ("instance died", "given back", "lower resolution"),
+        (State.RUNNING, State.QUEUED): ("instance died", "given back", "drained", "lower resolution"),
         (State.FAILED, State.QUEUED): ("retried by hand",),
         (State.CANCELLED, State.QUEUED): ("retried by hand",),
         (State.QUEUED, State.CANCELLED): ("cancelled",),

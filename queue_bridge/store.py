@@ -12,7 +12,7 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from .config import Settings
-from .errors import JobError, LeaseLost
+from .errors import JobError, LeaseLost, StartStopped
 from .job import CLASS_OF, JobRecord, JobSpec
 from .presence import Identity, registration
 from .redis_connection import answer_to
@@ -24,6 +24,8 @@ from .tiers import lane_of
 log = logging.getLogger("sonic.store")
 
 JOBS_A_CALL = 500  # keeps one script under about 10 ms
+
+Cancelled = Literal["cancelled", "cancelling", "staged", "completed", "failed", "missing"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,18 @@ class Idle:
 
     wake_id: str
     due_s: float | None
+
+
+@dataclass(frozen=True)
+class Wished:
+    """What is wished of a start. cause: "cancelled", "drained" or ''. due_s: until "drained", or None.
+
+    wish_id: where to wait from.
+    """
+
+    cause: str
+    due_s: float | None
+    wish_id: str
 
 
 class Unregistered(Exception):
@@ -134,12 +148,16 @@ class Store:
         await self._owned("renew", job, round(self.settings.lease_s * 1000))
 
     async def stage(self, job: JobRecord, result: Mapping[str, Any]) -> None:
-        """Choose this start's result as the job's; it is to be published next. Raises LeaseLost."""
+        """Choose this start's result as the job's; it is to be published next. Raises LeaseLost, StartStopped."""
         await self._owned("stage", job, _json(result))
+
+    async def unstage(self, job: JobRecord) -> None:
+        """Take the choice of an earlier start back, whose video is nowhere. Raises LeaseLost."""
+        await self._owned("stage", job, "")
 
     async def complete(self, job: JobRecord, result: Mapping[str, Any]) -> None:
         """Commit the one result of a job. Raises LeaseLost."""
-        values = ("", "", "", "", _json(result), 0, "", "")
+        values = ("", "", "", "", _json(result), 0, "", "", int(self.settings.results_days > 0))
         await self._owned("settle", job, State.COMPLETED.value, "completed", *values)
 
     async def settle(
@@ -153,6 +171,53 @@ class Store:
         answer = await self._call("restart", task_id)
         return answer if answer in ("ok", "missing") else State(answer)
 
+    async def cancel(self, task_ids: Sequence[str]) -> dict[str, Cancelled]:
+        """What became of each: "cancelled" now or before; "cancelling", as its instance is told to end it;
+
+        "staged", as its video is chosen and completes the job; "completed", "failed", "missing".
+        """
+        return await self._of_each("cancel", task_ids)
+
+    async def drop(self, task_ids: Sequence[str]) -> dict[str, str]:
+        """Take jobs out of the dead letter; "ok", "missing", or the state of one that does not lie there."""
+        return await self._of_each("drop", task_ids)
+
+    async def drain(self, instance: str, grace_s: float) -> list[str] | None:
+        """Let an instance take no new job, until it is undone; the ids of what it runs, None when it is unknown.
+
+        grace_s: what it runs then is given back.
+        """
+        answer, *running = await self._call("drain", instance, 1, round(grace_s * 1000))
+        return running if answer == "ok" else None
+
+    async def undrain(self, instance: str) -> bool:
+        """Let it take jobs again; False when it was not draining."""
+        answer = await self._call("drain", instance, 0, 0)
+        return bool(answer[0] == "undone")
+
+    async def old_results(self, after: int, limit: int) -> list[tuple[str, str]]:
+        """Places of videos that are older than ``results_days``, oldest first, and what was put there, as JSON.
+
+        after: how many of the oldest to pass over.
+        """
+        kept_ms = round(self.settings.results_days * 86_400_000)
+        flat = await self._call("old_results", kept_ms, after, limit)
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
+    async def forget_results(self, results: Sequence[tuple[str, str]]) -> None:
+        """What ``old_results`` told is removed, or was changed by somebody."""
+        await self._call("forget_results", *(value for pair in results for value in pair))
+
+    async def wished(self, instance: str, job: JobRecord) -> Wished:
+        """What an operator wishes of this start."""
+        cause, due_ms, wish_id = await self._call("wishes", instance, job.task_id, job.token)
+        return Wished(cause, due_ms / 1000 if due_ms >= 0 else None, wish_id)
+
+    async def await_wish(self, seen: Wished, timeout_s: float) -> None:
+        """Return when there is another wish of any instance, at the latest after ``timeout_s``."""
+        read = self.client.xread({self.keys.wishes: seen.wish_id}, block=max(1, round(timeout_s * 1000)))
+        await answer_to(read, self.settings.url)
+
     async def tend(self) -> int:
         """Move what is due and what has lost its lease; returns how many jobs that were."""
         return int(await self._call("tend"))
@@ -162,8 +227,17 @@ class Store:
 
     async def _owned(self, name: str, job: JobRecord, *values: Argument) -> None:
         answer = await self._call(name, job.task_id, job.token, *values)
+        if answer == "cancelled":
+            raise StartStopped("cancelled")
         if answer != "ok":
             raise LeaseLost(f"The job {job.task_id} belongs to another instance now, or is no longer there.")
+
+    async def _of_each(self, name: str, task_ids: Sequence[str]) -> dict[str, Any]:
+        answers: dict[str, Any] = {}
+        for start in range(0, len(task_ids), JOBS_A_CALL):
+            part = list(dict.fromkeys(task_ids[start : start + JOBS_A_CALL]))
+            answers |= dict(zip(part, await self._call(name, *part), strict=True))
+        return answers
 
     async def _call(self, name: str, *values: Argument) -> Any:
         script = self._registered[name]

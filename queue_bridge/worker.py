@@ -12,30 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from .config import Settings
-from .errors import BridgeError, LeaseLost, PromptFailed, QueueUnavailable
+from .errors import BridgeError, LeaseLost, PromptFailed, QueueUnavailable, StartStopped
 from .job import JobRecord
 from .job_files import JobFiles
 from .job_progress import JobProgress, Report
 from .lease import LeaseKeeper
 from .presence import Identity
 from .prompt_events import Progress, PromptResult, PromptRunner, SavedFile
-from .retry import judge, kind_of, sentence_of
+from .retry import Verdict, judge, kind_of, sentence_of
 from .states import State
 from .store import Idle, Store, Unregistered
 from .templates import Template, template_named
 from .tiers import tier_of_lane
+from .wishes import Leaving, wish_for
 
 log = logging.getLogger("sonic.worker")
 
 IDLE_S = 5.0  # an idle instance looks again at least this often
 AWAY_S = 2.0  # between two tries while Redis does not answer
+THREAD_S = 5.0  # how long a file that is being written is waited for when its start is stopped
 PROMPT_NAMES = uuid.UUID("8b5f2c0e-5d4a-4f0b-9a43-1f6c7d2e9b10")  # namespace of the prompt ids made from job and start
 
 
 class Worker:
     """One instance's loop over jobs, one job at a time.
 
-    path_of: where a file that a prompt saved lies. lanes: what this instance can serve.
+    path_of: where a file that a prompt saved lies. lanes: what this instance can serve. leaving: when to stop.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Worker:
         templates: Mapping[str, Template],
         lanes: Sequence[str],
         path_of: Callable[[SavedFile], Path],
+        leaving: Leaving,
     ) -> None:
         self._store = store
         self._keeper = keeper
@@ -58,18 +61,22 @@ class Worker:
         self._lanes = tuple(lanes)
         self._path_of = path_of
         self._settings: Settings = store.settings
+        self._leaving = leaving
 
     async def run(self) -> None:
-        """Take jobs until this task is cancelled."""
+        """Take jobs until this task is cancelled, or until ``leaving`` is asked and the job at hand has ended."""
         claim_id = uuid.uuid4().hex
-        while True:
+        while not self._leaving.asked:
             try:
                 job = await self._store.claim(self._identity.name, self._identity.boot, self._lanes, claim_id=claim_id)
                 if isinstance(job, Idle):
-                    await self._store.sleep(job, IDLE_S)
+                    await _either(self._store.sleep(job, IDLE_S), self._leaving.wait())
                     continue
                 claim_id = uuid.uuid4().hex
-                await self._work(job)
+                if self._leaving.asked:  # while the claim was under way, which is never broken off
+                    await self._stop(job, StartStopped("drained"))
+                else:
+                    await self._work(job)
             except Unregistered:  # the lease keeper sees to that
                 await asyncio.sleep(min(0.2, self._settings.heartbeat_s))
             except QueueUnavailable as error:  # which the lease keeper has told, too
@@ -90,16 +97,32 @@ class Worker:
 
         self._keeper.hold(job, lose)
         try:
-            result = await _unless(lost, self._make(job, started))
+            ends = (_lost(lost), wish_for(self._store, self._identity.name, job), self._leaving.grace_over())
+            result = await _unless(self._make(job, started), *ends)
             await self._persist(lambda: self._store.complete(job, result))
             log.info("job %s: completed in %.1f s", job.task_id, time.monotonic() - started)
         except LeaseLost as error:
             log.warning("job %s: %s", job.task_id, error)
+        except StartStopped as stop:
+            await self._stop(job, stop)
         except Exception as error:  # noqa: BLE001  # whatever a node raises is this job's failure, not the instance's
             await self._settle(job, error)
         finally:
             self._keeper.drop()
             await asyncio.to_thread(self._files.tidy, job.task_id)
+
+    async def _stop(self, job: JobRecord, stop: StartStopped) -> None:
+        """End a start as an operator wishes; nothing of it counts as an attempt."""
+        log.info("job %s: %s", job.task_id, stop)
+        if stop.cause == "cancelled":
+            verdict = Verdict(State.CANCELLED, "cancelled")
+            await asyncio.to_thread(self._files.discard, job.spec)
+        else:
+            verdict = Verdict(State.QUEUED, "drained")
+        try:
+            await self._persist(lambda: self._store.settle(job, verdict))
+        except LeaseLost as stale:
+            log.warning("job %s: %s", job.task_id, stale)
 
     async def _settle(self, job: JobRecord, error: Exception) -> None:
         kind, sentence = kind_of(error), sentence_of(error)
@@ -124,6 +147,7 @@ class Worker:
             published: bool = await asyncio.to_thread(self._files.publish, job.staged)
             if published:
                 return dict(job.staged["result"])
+            await self._persist(lambda: self._store.unstage(job))
         template = template_named(self._templates, job.spec.workflow)
         config = dict(job.spec.config)
         if "resolution" in template.parameters and job.degradations:
@@ -151,7 +175,7 @@ class Worker:
             )
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced = self._produced(outcome, template)
-            laid = await asyncio.to_thread(self._files.stage, produced, job.spec, job.token)
+            laid = await _to_its_end(asyncio.to_thread(self._files.stage, produced, job.spec, job.token))
         finally:
             await reports.end()
         result = {
@@ -218,18 +242,47 @@ class _Reports:
                 log.debug("progress of %s: %s", self._job.task_id, error)
 
 
-async def _unless(lost: asyncio.Event, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """Await the work; when the lease is lost first, cancel it and raise LeaseLost."""
+async def _lost(lost: asyncio.Event) -> BridgeError:
+    await lost.wait()
+    return LeaseLost("Its lease has run out; another instance may have it.")
+
+
+async def _unless(work: Coroutine[Any, Any, dict[str, Any]], *ends: Coroutine[Any, Any, BridgeError]) -> dict[str, Any]:
+    """Await the work; when one of the ends comes first, cancel the work and raise what that end returns."""
     task = asyncio.create_task(work)
-    watch = asyncio.create_task(lost.wait())
+    watches = [asyncio.create_task(end) for end in ends]
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, *watches}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise LeaseLost("Its lease has run out; another instance may have it.")
+        raise next(watch.result() for watch in watches if watch.done())
     finally:
-        watch.cancel()
+        for watch in watches:
+            watch.cancel()
         if not task.done():
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+        # Whatever a cancelled one raises is no news; it must have ended before anything else begins.
+        await asyncio.gather(task, *watches, return_exceptions=True)
+
+
+async def _either(first: Coroutine[Any, Any, None], second: Coroutine[Any, Any, None]) -> None:
+    """Return when one of two has ended, and raise what the first one raises."""
+    tasks = [asyncio.create_task(first), asyncio.create_task(second)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """Await what a thread does; a cancellation waits for it, as it goes on all the same."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=THREAD_S)
+        raise

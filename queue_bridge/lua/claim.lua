@@ -72,6 +72,7 @@ local order = { 'priority', 'pending' }
 if waits('priority') and waits('pending') then
   if redis.call('INCR', TURNS) % share == 0 then order = { 'pending', 'priority' } end
 end
+if redis.call('HEXISTS', DRAINING, instance) == 1 then order = {} end  -- it finishes what it has and takes nothing new
 
 local id
 for _, class in ipairs(order) do
@@ -106,7 +107,8 @@ end
 local key = JOB .. id
 local token = redis.call('HINCRBY', key, 'token', 1)
 local attempt = redis.call('HINCRBY', key, 'attempt', 1)
-redis.call('HSET', key, 'state', 'running', 'owner', instance, 'boot', boot, 'started_ms', integer(now), 'stage', '')
+redis.call('HSET', key, 'state', 'running', 'owner', instance, 'boot', boot, 'started_ms', integer(now), 'stage', '',
+  'entry', '')
 redis.call('ZADD', LEASES, now + lease_ms, id)
 redis.call('HSET', CLAIM .. instance, 'claim_id', claim_id, 'job', id, 'token', token)
 redis.call('PEXPIRE', CLAIM .. instance, RETENTION_MS)

@@ -9,7 +9,8 @@ if not now then
   now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 local EVENTS_KEPT, RETENTION_MS, CRASHES_MAX = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local BATCH_KEPT_MS = 90 * 24 * 3600 * 1000
+local BATCH_KEPT_MS = math.max(90 * 24 * 3600 * 1000, RETENTION_MS)
+local FORGOTTEN_A_CALL = 500  -- of each set, so that no call takes long
 local NEXT = {  -- what a running job may become
   completed = true, failed = true, cancelled = true, retrying = true, queued = true,
 }
@@ -63,12 +64,19 @@ local function finish(id, key, state, cause, ...)
   emit(id, state, cause)
 end
 
--- The instance that ran it is gone: another start, unless that has happened too often.
+-- A running job that an operator has cancelled; its owner says so, or is gone.
+local function finish_cancelled(id, key)
+  redis.call('HDEL', key, 'cancel_ms')
+  finish(id, key, 'cancelled', 'cancelled', 'stage', '')
+end
+
+-- The instance that ran it is gone: another start, unless that has happened too often or nobody wants it any more.
 local function after_crash(id)
   local key = JOB .. id
   redis.call('ZREM', LEASES, id)
-  local state, owner, attempt = unpack(redis.call('HMGET', key, 'state', 'owner', 'attempt'))
+  local state, owner, attempt, cancel = unpack(redis.call('HMGET', key, 'state', 'owner', 'attempt', 'cancel_ms'))
   if state ~= 'running' then return end
+  if cancel then return finish_cancelled(id, key) end
   local crashes = redis.call('HINCRBY', key, 'crashes', 1)
   local sentence = 'The instance ' .. owner .. ' died or stalled while it ran this job.'
   remember(key, { attempt = tonumber(attempt), kind = 'crash', instance = owner, error = sentence })
@@ -91,7 +99,9 @@ local function tend()
   end
   local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)
   for _, id in ipairs(expired) do after_crash(id) end
-  redis.call('ZREMRANGEBYSCORE', ENDED, '-inf', '(' .. integer(now - RETENTION_MS))
-  redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', '(' .. integer(now - RETENTION_MS))
+  for _, set in ipairs({ ENDED, DEAD }) do
+    local old = redis.call('ZCOUNT', set, '-inf', '(' .. integer(now - RETENTION_MS))
+    if old > 0 then redis.call('ZREMRANGEBYRANK', set, 0, math.min(old, FORGOTTEN_A_CALL) - 1) end
+  end
   return #due + #expired
 end

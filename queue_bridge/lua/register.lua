@@ -8,6 +8,9 @@ if other and other ~= boot and ARGV[10] ~= '1' then return { 'taken', host, proc
 local taken = 0
 if other ~= boot then
   redis.call('DEL', key)
+  for _, gone in ipairs(redis.call('SRANDMEMBER', INSTANCES, 20)) do  -- names that died without a word pile up otherwise
+    if redis.call('EXISTS', INSTANCE .. gone) == 0 then redis.call('SREM', INSTANCES, gone) end
+  end
   redis.call('SADD', INSTANCES, name)
   -- Whatever an earlier process of this name ran has died with it.
   for _, id in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do

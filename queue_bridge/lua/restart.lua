@@ -10,6 +10,11 @@ redis.call('ZREM', DEAD, id)
 redis.call('ZREM', ENDED, id)
 redis.call('HSET', key, 'failures', 0, 'crashes', 0, 'degradations', 0, 'percent', 0)
 redis.call('HDEL', key, 'error', 'error_kind', 'ended_ms')
+local first_lane = redis.call('HGET', key, 'first_lane')  -- where it was before the card's memory did not suffice
+if first_lane then
+  redis.call('HSET', key, 'lane', first_lane)
+  redis.call('HDEL', key, 'first_lane')
+end
 redis.call('HINCRBY', TOTALS, state, -1)
 count_in_batch(key, state, -1)
 give_back(id, key, 'retried by hand')

@@ -15,16 +15,16 @@ for at = 6, #ARGV, 6 do
     answers[#answers + 1] = { known, 0, state }
   else
     local place = redis.call('HINCRBY', TOTALS, 'submitted', 1)  -- in the order of all submissions, over all lanes
+    local entry = redis.call('XADD', QUEUE .. class .. ':' .. lane, '*', 'job', id, 'place', place)
     redis.call('HSET', JOB .. id, 'id', id, 'spec', spec, 'state', 'queued', 'class', class, 'lane', lane,
       'batch', batch, 'idempotency_key', idempotency, 'submitted_ms', integer(now), 'place', place, 'token', 0, 'attempt', 0,
-      'failures', 0, 'crashes', 0, 'degradations', 0, 'percent', 0, 'stage', '', 'owner', '')
+      'failures', 0, 'crashes', 0, 'degradations', 0, 'percent', 0, 'stage', '', 'owner', '', 'entry', entry)
     if idempotency ~= '' then redis.call('SET', IDEMPOTENCY .. idempotency, id) end
     if batch ~= '' then
       redis.call('HSETNX', BATCH .. batch, 'submitted_ms', integer(now))
       redis.call('HINCRBY', BATCH .. batch, 'total', 1)
       redis.call('PEXPIRE', BATCH .. batch, BATCH_KEPT_MS)
     end
-    redis.call('XADD', QUEUE .. class .. ':' .. lane, '*', 'job', id, 'place', place)
     redis.call('SADD', LANES, class .. ':' .. lane)
     emit(id, 'queued', 'submitted')
     made = true

@@ -1,0 +1,51 @@
+"""Removes videos that are older than the operator wants to keep; only those that the queue has put in their places."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+from .errors import BridgeError
+from .job_files import JobFiles
+from .store import Store
+
+log = logging.getLogger("sonic.old_results")
+
+SWEEP_S = 600.0
+A_CALL = 100
+
+
+class OldResults:
+    """One instance's part: the videos whose places it may write to."""
+
+    def __init__(self, store: Store, files: JobFiles) -> None:
+        self._store = store
+        self._files = files
+
+    async def run(self) -> None:
+        """Sweep now and then until this task is cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except BridgeError as error:
+                log.debug("old results: %s", error)
+            except Exception:  # a sweep that ends for ever would not be noticed
+                log.exception("An error that was not foreseen while old results were removed.")
+            await asyncio.sleep(SWEEP_S)
+
+    async def sweep(self) -> int:
+        """Remove what is too old; returns how many videos that were."""
+        removed = after = 0
+        while old := await self._store.old_results(after, A_CALL):
+            settled = []
+            for place, described in old:
+                fate = await asyncio.to_thread(self._files.remove_result, place, json.loads(described))
+                if fate != "out of reach":
+                    settled.append(place)
+                removed += fate == "removed"
+            await self._store.forget_results([(place, text) for place, text in old if place in settled])
+            after += len(old) - len(settled)
+        if removed:
+            log.info("%d videos older than %g days removed", removed, self._store.settings.results_days)
+        return removed
