@@ -92,7 +92,10 @@ class LeaseKeeper:
         with self._lock:
             if self._held:
                 self._held.fuse = {
-                    "seconds": seconds, "failure": list(failure), "sentence": sentence, "end": end_us,
+                    "seconds": seconds,
+                    "failure": list(failure),
+                    "sentence": sentence,
+                    "end": end_us,
                 }
         self._changed.set()
 
@@ -145,13 +148,14 @@ class LeaseKeeper:
 
     def _launch(self) -> subprocess.Popen[bytes]:
         # In a session of its own: a signal to the server's whole group, such as Ctrl-C, is not meant for it.
-        own = {"start_new_session": True} if os.name == "posix" else {"creationflags": NEW_PROCESS_GROUP}
-        process = subprocess.Popen(
-            [sys.executable, "-u", str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own
-        )  # type: ignore[call-overload]
+        own: dict[str, Any] = (
+            {"start_new_session": True} if os.name == "posix" else {"creationflags": NEW_PROCESS_GROUP}
+        )
+        command = [sys.executable, "-u", str(SCRIPT)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own)
         self._process = process
         self._changed.set()
-        return process  # type: ignore[no-any-return]
+        return process
 
     def _take(self, message: Mapping[str, Any]) -> None:
         """Something that the process says."""

@@ -57,9 +57,10 @@ class LeaseProcess:
 
     def run(self, inbox: queue.SimpleQueue[Message | None]) -> None:
         beat_s = look_s = time.monotonic()
+        tick_s = min(TICK_S, self._settings.heartbeat_s)
         while True:
             try:
-                message = inbox.get(timeout=TICK_S)
+                message = inbox.get(timeout=tick_s)
                 if message is None:
                     return self._pipe_closed()
                 self._take(message)
@@ -77,7 +78,7 @@ class LeaseProcess:
                 self._burn()
             if now >= beat_s:
                 beat_s = now + (self._settings.heartbeat_s if self._try(self._beat) else AGAIN_S)
-            elif now >= look_s:
+            if now >= look_s:
                 look_s = now + LOOK_S
                 if not self._try(self._look):
                     beat_s = now  # reconnect before others take us for dead
@@ -189,11 +190,13 @@ class LeaseProcess:
         try:
             there = {one.get("name", "") for one in client.client_list(_type="normal")}
         except ResponseError:  # NoPermissionError among them
-            return self._no_names("does not let its user see its clients (CLIENT LIST)")
+            self._no_names("does not let its user see its clients (CLIENT LIST)")
+            return
         except (RedisError, OSError) as error:
             raise as_queue_error(error, self._settings.url) from error
         if self._name not in there:  # something stands between us that gives its own connections
-            return self._no_names("does not show the names of its clients")
+            self._no_names("does not show the names of its clients")
+            return
         values: list[Argument] = []
         for name, boot, connection in connections:
             if connection not in there:
@@ -255,7 +258,7 @@ def main() -> int:
     inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
 
     def read() -> None:
-        with open(0, "rb", closefd=False) as lines:  # noqa: PTH123  # sys.stdin would be waited for at our end
+        with open(0, "rb", closefd=False) as lines:  # sys.stdin would be waited for at our end
             for line in lines:
                 inbox.put(json.loads(line))
         inbox.put(None)

@@ -60,8 +60,8 @@ def connect_sync(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S, name: str = "
 
     timeout_s: the longest wait for an answer. name: what the server calls the connection (CLIENT SETNAME), or ''.
     """
-    named = {"client_name": name} if name else {}
-    return SyncRedis(**_options(url), **_fixed(timeout_s), **named, retry=SyncRetry(NoBackoff(), 0))
+    named = _options(url) | {"client_name": name or None}
+    return SyncRedis(**named, **_fixed(timeout_s), retry=SyncRetry(NoBackoff(), 0))
 
 
 async def check_server(client: Redis, url: str) -> ServerInfo:
