@@ -153,6 +153,10 @@ class Store:
         answer = await self._call("restart", task_id)
         return answer if answer in ("ok", "missing") else State(answer)
 
+    async def spare(self) -> None:
+        """Let no lease run out for the time of one: who was cut off from the queue may not have been alone."""
+        await self._call("spare", round(self.settings.lease_s * 1000))
+
     async def tend(self) -> int:
         """Move what is due and what has lost its lease; returns how many jobs that were."""
         return int(await self._call("tend"))
