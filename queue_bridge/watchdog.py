@@ -74,8 +74,8 @@ class Watchdog:
             if not task.done():
                 await _cancelled(task)
                 if can_run() and not await self._ends(has_ended):
-                    why = why or "The prompt was interrupted"
-                    raise self._is_stuck(f"{why}, and did not end within {_span(self._limits.grace_s)} of that.")
+                    interrupted = f"{why}, was interrupted" if why else "The prompt was interrupted"
+                    raise self._is_stuck(f"{interrupted}, and did not end within {_span(self._limits.grace_s)}.")
         raise PromptOverdue(f"{why}, so it was interrupted.")
 
     def _is_stuck(self, sentence: str) -> PromptStuck:
