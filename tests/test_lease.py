@@ -185,7 +185,9 @@ from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.lease import LeaseKeeper
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store
+from comfyui_sonic.queue_bridge.retry import Verdict
+from comfyui_sonic.queue_bridge.states import State
+from comfyui_sonic.queue_bridge.store import Store, settlement
 
 settings = Settings(url=os.environ["URL"], queue=sys.argv[1], lease_s=float(sys.argv[2]), heartbeat_s=0.1)
 
@@ -202,6 +204,12 @@ async def main():
         ctypes.PyDLL(None).sleep(int(command[1]))
         await store.complete(job, {})
         print("completed", flush=True)
+    elif command[0] == "fuse":
+        verdict = Verdict(State.RETRYING, "failed, may pass", 60.0, counter="failures")
+        failure = settlement(job, verdict, "x", "may pass", "")
+        keeper.fuse(1.0, failure, "A node let nothing else run.", end_us=True)
+        await asyncio.sleep(0.5)
+        ctypes.PyDLL(None).sleep(60)
     elif command[0] == "lose":
         print("lost" if await asyncio.to_thread(lost.wait, 5) else "kept", flush=True)
     keeper.leave()
@@ -322,6 +330,19 @@ async def test_a_keeper_that_is_killed_is_replaced_and_the_job_stays(settings: S
             await asyncio.sleep(0.1)
         await victim.tell("lock 0")
         assert await victim.line() == "completed"
+    await store.close()
+
+
+async def test_a_server_that_can_look_at_no_clock_is_ended_by_its_keeper_and_the_job_has_failed_once(
+    settings: Settings,
+) -> None:
+    store = await submitted(settings)
+    async with Victim(settings) as victim:
+        await victim.tell("fuse")
+        assert await asyncio.wait_for(victim.process.wait(), 20) == -signal.SIGKILL
+        record = await QueueView(store.client, store.keys).job(victim.job)
+        assert record
+        assert (record.state, record.failures, record.crashes) == (State.RETRYING, 1, 0)
     await store.close()
 
 
