@@ -34,7 +34,6 @@ TICK_S = 0.2  # how soon a parent's end or halt is seen
 LOOK_S = 0.5  # how often somebody looks for connections that are gone
 MISSED_S = 1.0  # a connection that is away for so long does not come back by itself
 AGAIN_S = 0.5  # between two tries while the queue does not answer
-END_S = 2.0  # a parent that is ending closes its pipes a moment before
 
 Message = Mapping[str, Any]
 
@@ -61,8 +60,8 @@ class LeaseProcess:
         while True:
             try:
                 message = inbox.get(timeout=tick_s)
-                if message is None:
-                    return self._pipe_closed()
+                if message is None:  # it has ended, or has become another program
+                    return self._bury()
                 self._take(message)
                 if message["leave"]:
                     return self._leave()
@@ -91,15 +90,6 @@ class LeaseProcess:
         if now.get("fuse") != before.get("fuse"):
             fuse = now.get("fuse")
             self._fuse_burns_s = time.monotonic() + fuse["seconds"] if fuse else None
-
-    def _pipe_closed(self) -> None:
-        """The parent is ending, or gone; on POSIX it can be seen which."""
-        deadline = time.monotonic() + END_S
-        while os.name == "posix" and life_of_parent(self._parent) is not Life.GONE:
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.01)
-        self._bury()
 
     def _bury(self) -> None:
         """Say for the parent that it has died, so that its job need not wait for the lease."""
