@@ -15,9 +15,10 @@ from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.health import UNHEALTHY
 from comfyui_sonic.queue_bridge.instance import Instance, install_pack
 from comfyui_sonic.queue_bridge.job import JobRecord, new_job_id
+from comfyui_sonic.queue_bridge.local_fleet import LocalFleet
 from comfyui_sonic.queue_bridge.states import State
 
-from .bridge_fixture import ROOT, Bridge, BridgeQueue, environment
+from .bridge_fixture import ROOT, TEMPLATES, Bridge, BridgeQueue, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -215,3 +216,27 @@ async def test_a_server_whose_prompt_worker_has_died_gives_its_job_back_as_a_fai
         record = await it.record(task_id)
         assert (record.failures, record.crashes) == (1, 0)
         assert record.history[0]["error"] == "The thread of this ComfyUI that runs prompts has ended."
+
+
+async def test_a_fleet_of_our_own_starts_a_server_with_a_broken_card_again(
+    comfyui_path: Path, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, orders = f"fleet-{new_job_id()}", tmp_path / "orders"
+    orders.mkdir()
+    monkeypatch.setenv("SONIC_QUEUE_QUEUE", queue)
+    monkeypatch.setenv("SONIC_QUEUE_TEMPLATES", str(TEMPLATES))
+    install_pack(ROOT / "tests" / "comfyui_pack", tmp_path / "instances" / "1" / "custom_nodes", "test_nodes")
+    fleet = LocalFleet(comfyui_path, tmp_path, instances=1, roots=[orders], url=redis_url)
+    try:
+        await asyncio.to_thread(fleet.start_instances, lambda _text: None)
+        async with Bridge({}, orders, Settings(url=redis_url, queue=queue)).queue() as opened:
+            task_id = await opened.submit(orders, workflow="misbehave", how="card")
+            ended = asyncio.create_task(opened.ended(task_id))
+            while not ended.done():
+                fleet.check([one["name"] for one in await opened.view.instances()])
+                await asyncio.sleep(0.2)
+            record = ended.result()[task_id]
+        assert (record.state, record.device_faults, record.attempt) == (State.COMPLETED, 1, 2)
+        assert len(list((tmp_path / "instances" / "1").glob("*.before1.log"))) == 1
+    finally:
+        fleet.stop(completed=False)
