@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import importlib
 import logging
+import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from .comfy_client import ComfyClient
 from .config import Settings, load_settings
 from .departure import depart_on_sigterm
 from .errors import BridgeError
+from .health import UNHEALTHY, Health
 from .job_files import JobFiles
 from .lease import LeaseKeeper
 from .old_results import OldResults
@@ -69,6 +71,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str]) -> Non
     templates = load_templates((SHIPPED, *settings.templates))
     tiers = settings.tiers or _tiers_of(devices)
     leaving = Leaving()
+    health = Health()
 
     def describe() -> dict[str, Any]:
         return {
@@ -78,7 +81,8 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str]) -> Non
             "port": arguments.port,
             "draining": leaving.asked,
             "python": platform.python_version(),
-            **_device(devices),
+            "unhealthy": health.trouble,
+            **_device(devices, health),
         }
 
     store = Store(connect(settings.url), settings)
@@ -95,16 +99,27 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str]) -> Non
         lanes_of(tiers, engines),
         lambda file: _path_of(folder_paths, file),
         leaving,
+        health,
     )
     log.info("queue bridge: instance '%s', queue '%s' at %s", identity.name, settings.queue, safe_url(settings.url))
     keeper.start()
     atexit.register(keeper.leave)
-    task = asyncio.create_task(worker.run(), name="sonic_worker")
+    task = asyncio.create_task(_work(worker, keeper, health, settings), name="sonic_worker")
     task.add_done_callback(_say_why)
     depart_on_sigterm(leaving, task, settings.grace_s)
     if settings.results_days:
         sweeping = asyncio.create_task(OldResults(store, files).run(), name="sonic_old_results")
         task.add_done_callback(lambda _: sweeping.cancel())
+
+
+async def _work(worker: Worker, keeper: LeaseKeeper, health: Health, settings: Settings) -> None:
+    """Take jobs; once this server can run none any more, end it, so that whoever started it can start another."""
+    await worker.run()
+    if health.trouble and settings.exit_when_unhealthy:
+        await asyncio.to_thread(keeper.leave)
+        log.error("This server ends (exit status %d): %s", UNHEALTHY, health.trouble)
+        logging.shutdown()
+        os._exit(UNHEALTHY)  # the thread that runs prompts may hang, and would hold up any other way out
 
 
 async def _runner(server: Any, arguments: Any) -> PromptRunner:
@@ -129,7 +144,9 @@ def _tiers_of(devices: Any) -> tuple[int, ...]:
     return TIERS[:-1]
 
 
-def _device(devices: Any) -> dict[str, Any]:
+def _device(devices: Any, health: Health) -> dict[str, Any]:
+    if health.trouble:  # a broken card cannot even be asked for its memory
+        return {}
     device = devices.get_torch_device()
     return {
         "device": devices.get_torch_device_name(device),

@@ -125,7 +125,8 @@ def main(
         if arguments.command == "serve-redis":
             from .serve_redis import serve_redis
 
-            return serve_redis(arguments.data, arguments.port, durable=arguments.durable, as_json=arguments.json)
+            durable = arguments.durable or load_settings().durable
+            return serve_redis(arguments.data, arguments.port, durable=durable, as_json=arguments.json)
         return asyncio.run(_with_queue(arguments))
     except expected as error:
         if arguments.json:
@@ -297,7 +298,8 @@ async def _status(arguments: argparse.Namespace, queue: Queue) -> int:
     else:
         rows = [
             (one["name"], ", ".join(map(str, one.get("tiers", ()))), ", ".join(one.get("engines", ())),
-             one.get("device", ""), one.get("running", ""), "draining" if one["draining"] else "")
+             one.get("device", ""), one.get("running", ""),
+             one.get("unhealthy") or ("draining" if one["draining"] else ""))
             for one in instances
         ]  # fmt: skip
         print_table(console, ("instance", "tiers", "engines", "device", "running", ""), rows)

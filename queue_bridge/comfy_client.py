@@ -117,6 +117,19 @@ class ComfyClient:
         await self._call("POST", "/queue", json={"delete": [prompt_id]})
         await self._call("POST", "/interrupt", json={"prompt_id": prompt_id})
 
+    async def has_ended(self, prompt_id: str) -> bool:
+        """True when a prompt neither runs nor waits any more."""
+        lines = await self._json("GET", "/queue")
+        return not any(item[1] == prompt_id for line in lines.values() for item in line)
+
+    def can_run(self) -> bool:
+        """True: from outside it cannot be told."""
+        return True
+
+    async def unload_models(self) -> None:
+        """Have the card's memory emptied before the next prompt."""
+        await self._call("POST", "/free", json={"unload_models": True})
+
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """The history entry of a prompt, or None while it has not ended."""
         entry = (await self._json("GET", f"/history/{prompt_id}")).get(prompt_id)

@@ -57,6 +57,13 @@ class Settings:
     events_kept: int = _setting(100_000, "about how many events the queue keeps for those who follow it", low=1000)
     progress_s: float = _setting(0.5, "progress is reported at most this often", low=0.1, high=60)
 
+    time_limit_s: float = _setting(0.0, "a prompt may take so long; 0: by its video", low=0, high=604800)
+    time_limit_scale: float = _setting(1.0, "the limit by its video, times this", low=0.01, high=1000)
+    silence_s: float = _setting(1200.0, "a prompt without progress for so long hangs; 0: never", low=0, high=604800)
+    interrupt_s: float = _setting(30.0, "an interrupted prompt has so long to end", low=1, high=3600)
+    exit_when_unhealthy: bool = _setting(True, "a server that can run nothing any more ends itself")
+    durable: bool = _setting(False, "a queue's server that is started here waits for the disk before it answers")
+
     @property
     def prefix(self) -> str:
         """What every key begins with: the queue's name as the hash tag of a cluster."""
@@ -114,6 +121,8 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return tuple(_number(int, part, where) for part in _list(parts, where))
     if kind is str:
         return _text(value, where)
+    if kind is bool:
+        return _truth(value, where)
     return _number(kind, value, where)
 
 
@@ -127,6 +136,14 @@ def _text(value: Any, where: str) -> str:
     if not isinstance(value, str | Path):
         raise ConfigError(where, "is no text.")
     return str(value)
+
+
+def _truth(value: Any, where: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    found = value if isinstance(value, bool) else words.get(str(value).lower())
+    if found is None:
+        raise ConfigError(where, f"'{value}' is not true or false.")
+    return found
 
 
 def _number(kind: Any, value: Any, where: str) -> Any:

@@ -14,6 +14,8 @@ BridgeError
 ├── PromptRejected        ComfyUI refused the graph before running it (a wrong input, a missing node)
 ├── PromptFailed          a node failed while the graph ran
 ├── PromptInterrupted     somebody interrupted the prompt
+├── PromptOverdue         the prompt took too long, or said nothing for too long, and was interrupted
+│   └── PromptStuck       and did not end then: this ComfyUI can run nothing any more
 └── PairingError          what was handed in cannot be read at all
     ├── ManifestError     a line of a CSV or JSONL manifest is wrong
     └── ArchiveError      a ZIP is damaged, not safe to unpack, or there is no room for it
@@ -112,6 +114,14 @@ class PromptFailed(BridgeError):
 
 class PromptInterrupted(BridgeError):
     """Raised when the prompt was interrupted before it finished."""
+
+
+class PromptOverdue(BridgeError):
+    """Raised when a prompt is interrupted since it took longer than its limit, or said nothing for too long."""
+
+
+class PromptStuck(PromptOverdue):
+    """Raised when a prompt does not end when it is interrupted, or the thread that runs prompts has ended."""
 
 
 class PairingError(BridgeError):

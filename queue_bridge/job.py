@@ -115,7 +115,7 @@ def _required(fields: Mapping[str, Any], *names: str) -> str:
 class JobRecord:
     """What the queue knows of a job. Times are seconds since 1970; percent is 0..100 and never goes back.
 
-    attempt: starts so far. failures, crashes, degradations: what its budgets have been used for.
+    attempt: starts so far. failures, crashes, degradations, device_faults: what its budgets have been used for.
     history: one entry for each start that did not complete. result: what the completed start reported.
     cancelling: it runs, and its owner is to end it.
     """
@@ -130,6 +130,7 @@ class JobRecord:
     failures: int
     crashes: int
     degradations: int
+    device_faults: int
     percent: float
     stage: str
     seconds_left: float | None
@@ -165,6 +166,7 @@ class JobRecord:
             failures=int(fields["failures"]),
             crashes=int(fields["crashes"]),
             degradations=int(fields["degradations"]),
+            device_faults=int(fields.get("device_faults", 0)),
             percent=float(fields["percent"]),
             stage=fields.get("stage", ""),
             seconds_left=float(fields["seconds_left"]) if fields.get("seconds_left") else None,

@@ -116,6 +116,16 @@ class Keys:
         return self._key("instances")
 
     @property
+    def grace(self) -> str:
+        """Hash: which server the leases were last seen on, how long one is, until when none of them runs out."""
+        return self._key("grace")
+
+    @property
+    def looked(self) -> str:
+        """String with expiry: somebody has just looked for connections that are gone."""
+        return self._key("looked")
+
+    @property
     def lanes(self) -> str:
         """Set: every ``class:lane`` that ever held a job, for counting."""
         return self._key("lanes")
@@ -144,6 +154,8 @@ class Keys:
             "TOTALS": self.totals,
             "INSTANCES": self.instances,
             "LANES": self.lanes,
+            "GRACE": self.grace,
+            "LOOKED": self.looked,
             "GROUP": GROUP,
             "CONSUMER": CONSUMER,
         }

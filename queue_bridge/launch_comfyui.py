@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 WORKER_DIED = 70  # exit status when the prompt worker thread ended but the HTTP server lived on
+GRACE_S = 5.0  # for the queue bridge, which gives its job back and then ends the server itself
 WORKER_THREAD = "prompt_worker"
 
 
@@ -88,6 +89,7 @@ def exit_with_prompt_worker() -> None:
             time.sleep(1)
         while alive():
             time.sleep(1)
+        time.sleep(GRACE_S)
         sys.stderr.write("The prompt worker of this ComfyUI has ended; ending the server with it.\n")
         sys.stderr.flush()
         os._exit(WORKER_DIED)

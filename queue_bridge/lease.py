@@ -1,43 +1,51 @@
-"""Keeps an instance and its running job alive in the queue, from a thread that a busy event loop cannot hold up.
+"""Keeps an instance and its running job alive in the queue, from a process that nothing in the server can hold up.
 
-One thread with a connection of its own renews the lease, says that the instance lives, and looks after what is due. It
-also notices when the queue says that the job is another's. A queue that does not answer says nothing of the kind: the
-work goes on, and whether it counts is decided by the token when it is committed.
+A node may block the event loop, or hold Python's lock in C for minutes; a thread would lose the lease then. So a small
+process of its own (lease_process.py) renews it, for as long as this process lives and is not stopped: that is what a
+lease means. This side tells it what to keep, and hears when the queue says that the job is another's. A queue that does
+not answer says nothing of the kind: the work goes on, and whether it counts is decided by the token at its commit.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import logging
+import os
+import subprocess
+import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from redis import Redis
-from redis.exceptions import RedisError
-
 from .config import Settings
-from .errors import BridgeError, QueueUnavailable
 from .job import JobRecord
-from .presence import Identity, lives, registration
-from .redis_connection import as_queue_error, connect_sync
+from .presence import Identity
 from .retry import Verdict
-from .scripts import Argument, Scripts
+from .scripts import Argument
 from .states import State
 from .store import settlement
 
 log = logging.getLogger("sonic.lease")
+
+SCRIPT = Path(__file__).with_name("keep_lease.py")
+LEAVE_S = 5.0  # for giving a job back at the end of the process
+PAUSE_S = 1.0  # before a keeper that has ended twice in a row is started again
+NEW_PROCESS_GROUP = 0x00000200  # subprocess.CREATE_NEW_PROCESS_GROUP, which exists on Windows only
 
 
 @dataclass
 class _Held:
     job: JobRecord
     lost: Callable[[], None]
+    fuse: Mapping[str, Any] | None = None
 
 
 class LeaseKeeper:
-    """describe: what the instance says of itself. registered: called from the thread whenever it has (re)joined."""
+    """describe: what the instance says of itself. joined: called from a thread whenever it has (re)joined."""
 
     def __init__(
         self,
@@ -50,105 +58,170 @@ class LeaseKeeper:
         self._identity = identity
         self._describe = describe
         self._joined = joined
-        self._scripts = Scripts(settings)
-        self._client: Redis | None = None
+        self._described: dict[str, Any] = {}
         self._held: _Held | None = None
         self._lock = threading.Lock()
+        self._changed = threading.Event()
         self._stopping = threading.Event()
-        self._said = ""
-        self._registered = False
-        self._thread = threading.Thread(target=self._run, name="sonic_lease", daemon=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sent: tuple[int, str] = (0, "")
+        self._hearing = threading.Thread(target=self._hear, name="sonic_lease_hears", daemon=True)
+        self._telling = threading.Thread(target=self._tell, name="sonic_lease_tells", daemon=True)
+
+    @property
+    def process(self) -> int | None:
+        """The process that keeps the lease, or None when there is none."""
+        process = self._process
+        return process.pid if process and process.poll() is None else None
 
     def start(self) -> None:
-        self._thread.start()
+        self._hearing.start()
+        self._telling.start()
 
     def hold(self, job: JobRecord, lost: Callable[[], None]) -> None:
-        """Renew this job's lease from now on. lost: called from the thread, once, when it is no longer ours."""
+        """Renew this job's lease from now on. lost: called from a thread, once, when it is no longer ours."""
         with self._lock:
             self._held = _Held(job, lost)
+        self._changed.set()
+
+    def fuse(self, seconds: float, failure: Sequence[Argument], sentence: str, *, end_us: bool) -> None:
+        """For a server that cannot even look at a clock: after so long the held job ends as a failure.
+
+        failure: the arguments of its settlement. end_us: whether this process is ended then, too.
+        """
+        with self._lock:
+            if self._held:
+                self._held.fuse = {
+                    "seconds": seconds,
+                    "failure": list(failure),
+                    "sentence": sentence,
+                    "end": end_us,
+                }
+        self._changed.set()
 
     def drop(self) -> None:
         """Renew nothing any more."""
         with self._lock:
             self._held = None
+        self._changed.set()
 
     def leave(self) -> None:
         """Stop; give back a job that is still held, without its counting as a failure. For the end of the process."""
         self._stopping.set()
-        self._thread.join(2.0)
-        with self._lock:
-            held, self._held = self._held, None
-        try:
-            if held:
-                verdict = Verdict(State.QUEUED, "given back")
-                self._call("settle", held.job.task_id, held.job.token, *settlement(held.job, verdict, "", "", ""))
-            self._call("leave", self._identity.name, self._identity.boot)
-        except BridgeError as error:
-            log.warning("leaving the queue: %s", error)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            started = time.monotonic()
-            try:
-                self._beat()
-            except QueueUnavailable as error:
-                self._client = None
-                self._say(f"{error} Trying again.")
-            self._stopping.wait(max(0.05, self._settings.heartbeat_s - (time.monotonic() - started)))
-
-    def _beat(self) -> None:
-        if not self._register():
-            self._lose()
+        self._changed.set()
+        process = self._process
+        if process is None:
             return
+        try:
+            process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        with contextlib.suppress(RuntimeError):  # from its own thread
+            self._hearing.join(1.0)
+            self._telling.join(1.0)
+
+    # --- the process ------------------------------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        ended = 0
+        while not self._stopping.is_set():
+            try:
+                process = self._launch()
+            except OSError as error:
+                log.warning("The process that keeps the lease cannot be started: %s. Trying again.", error)
+                self._stopping.wait(PAUSE_S)
+                continue
+            assert process.stdout
+            for line in process.stdout:
+                ended = 0
+                try:
+                    self._take(json.loads(line))
+                except ValueError:
+                    log.debug("from the lease's process: %r", line)
+            status = process.wait()
+            process.stdout.close()
+            if not self._stopping.is_set():
+                log.warning("The process that keeps the lease has ended (exit status %d); starting another.", status)
+                self._stopping.wait(PAUSE_S if ended else 0.0)
+                ended += 1
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        # In a session of its own: a signal to the server's whole group, such as Ctrl-C, is not meant for it.
+        own: dict[str, Any] = (
+            {"start_new_session": True} if os.name == "posix" else {"creationflags": NEW_PROCESS_GROUP}
+        )
+        command = [sys.executable, "-u", str(SCRIPT)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own)
+        self._process = process
+        self._changed.set()
+        return process
+
+    def _take(self, message: Mapping[str, Any]) -> None:
+        """Something that the process says."""
+        if "log" in message:
+            log.log(int(message["level"]), "%s", message["log"])
+        if "joined" in message:
+            self._joined()
+        if "lost" in message:
+            self._lose(message["lost"])
+
+    def _lose(self, which: Sequence[Any] | None) -> None:
         with self._lock:
             held = self._held
-        if held:
-            lease_ms = round(self._settings.lease_s * 1000)
-            if self._call("renew", held.job.task_id, held.job.token, lease_ms) != "ok":
-                self._lose(held)
-        self._call("tend")
-        self._said = ""  # all is well, so the next trouble is news
+            if not held or (which is not None and list(which) != [held.job.task_id, held.job.token]):
+                return
+            self._held = None
+        log.warning("the lease of job %s is lost; what was made for it here does not count", held.job.task_id)
+        held.lost()
 
-    def _register(self) -> bool:
-        """Say that this instance lives; False while another one of its name does."""
-        me, lease_s, described = self._identity, self._settings.lease_s, self._describe()
-        answer = self._call("register", *registration(me, lease_s, described))
-        if answer[0] == "taken" and answer[1] == me.host and not lives(int(answer[2])):
-            answer = self._call("register", *registration(me, lease_s, described, predecessor_is_dead=True))
-        if answer[0] == "taken":
-            self._registered = False
-            self._say(
-                f"Another instance is called '{me.name}' (process {answer[2]} on {answer[1]}), so this one takes no "
-                "jobs; give it another name with SONIC_QUEUE_INSTANCE."
-            )
-            return False
-        if not self._registered:
-            self._registered = True
-            self._said = ""
-            log.info("instance '%s' takes jobs from the queue '%s'", me.name, self._settings.queue)
-            self._joined()
-        return True
+    # --- what it is told --------------------------------------------------------------------------------------------
 
-    def _lose(self, held: _Held | None = None) -> None:
+    def _tell(self) -> None:
+        """Tell the process the whole state whenever it has changed, so that a new one knows all, too."""
+        while True:
+            self._changed.wait(self._settings.heartbeat_s)
+            self._changed.clear()
+            process = self._process
+            if process is None:
+                if self._stopping.is_set():
+                    return
+                continue
+            state = json.dumps(self._state())
+            if self._sent != (process.pid, state):
+                assert process.stdin
+                with contextlib.suppress(OSError, ValueError):  # it has ended: another one is told
+                    process.stdin.write(state.encode() + b"\n")
+                    process.stdin.flush()
+                    self._sent = (process.pid, state)
+            if self._stopping.is_set():
+                return
+
+    def _state(self) -> dict[str, Any]:
+        if not self._stopping.is_set():
+            try:
+                self._described = dict(self._describe())
+            except Exception as error:  # noqa: BLE001  # a broken card cannot even be asked for its memory
+                log.debug("what the instance says of itself: %r", error)
         with self._lock:
-            lost = self._held if held is None or self._held is held else None
-            if lost:
-                self._held = None
-        if lost:
-            log.warning("the lease of job %s is lost; what was made for it here does not count", lost.job.task_id)
-            lost.lost()
+            held = self._held
+        # The address with its password goes this way, since everybody may read a command line.
+        return {
+            "settings": _plain(self._settings),
+            "identity": dataclasses.asdict(self._identity),
+            "parent": os.getpid(),
+            "described": self._described,
+            "held": _described(held) if held else None,
+            "leave": self._stopping.is_set(),
+        }
 
-    def _call(self, name: str, *values: Argument) -> Any:
-        try:
-            if self._client is None:
-                self._client = connect_sync(self._settings.url)
-            script = self._client.register_script(self._scripts.source(name))
-            return script(keys=[self._scripts.routing_key], args=self._scripts.arguments(*values))
-        except (RedisError, OSError) as error:
-            raise as_queue_error(error, self._settings.url) from error
 
-    def _say(self, text: str) -> None:
-        """Warn once, not at every beat."""
-        if text != self._said:
-            self._said = text
-            log.warning("%s", text)
+def _described(held: _Held) -> dict[str, Any]:
+    given_back = settlement(held.job, Verdict(State.QUEUED, "given back"), "", "", "")
+    return {"job": held.job.task_id, "token": held.job.token, "given_back": given_back, "fuse": held.fuse}
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """The settings that the process needs; what holds paths is not among them."""
+    values = {one.name: getattr(settings, one.name) for one in dataclasses.fields(settings)}
+    return {name: value for name, value in values.items() if isinstance(value, str | int | float)}

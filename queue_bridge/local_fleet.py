@@ -14,16 +14,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from . import kept_server
+from .config import load_settings
 from .errors import InstanceError
+from .health import UNHEALTHY
 from .instance import Instance, install_pack
 from .kept_server import RunningServer
+from .launch_comfyui import WORKER_DIED
 from .redis_server import RedisServer, stop_running
 
 log = logging.getLogger("sonic.local_fleet")
 
 PACK = Path(__file__).resolve().parent.parent
 NAME = "SONIC_QUEUE_INSTANCE"
+START_S = 60.0  # until one that is started again answers
 REGISTER_S = 15.0  # a server that answers registers within a second; a queue that is being restarted takes longer
+RESTARTED = frozenset({UNHEALTHY, WORKER_DIED})  # exit statuses after which a new process may do better
+RESTARTS_MAX = 3  # of all servers together
 LOGGED = re.compile(r"^(?:The queue bridge is off\. |Another instance is called |The queue's server ).*", re.M)
 
 
@@ -47,13 +53,14 @@ class LocalFleet:
     ) -> None:
         self._keep = keep
         self._given_url = url
-        self._redis = RedisServer(queue_directory(directory), outlives_us=keep)
+        self._redis = RedisServer(queue_directory(directory), outlives_us=keep, durable=load_settings().durable)
         self._roots = tuple(roots)
         self._servers = [
             Instance(comfyui, base, port=port + number if port else 0, outlives_us=keep)
             for number, base in enumerate(instance_directories(directory, instances))
         ]
         self._started: list[Instance] = []
+        self._restarts = 0
         self._stopping = False
         self._ready_s = self._registered_s = time.monotonic()
         self.addresses: list[str] = []
@@ -100,8 +107,10 @@ class LocalFleet:
     def check(self, registered: Collection[str]) -> None:
         """Raise InstanceError when no server of ours is left, or none takes jobs although it had the time to begin.
 
+        One that has ended since it could run nothing any more is started again, a few times.
         registered: the names of the instances that the queue knows now.
         """
+        self._restart_the_unhealthy()
         logs = " and ".join(str(server.log_file) for server in self._servers)
         if self._started and not any(server.is_alive() for server in self._started):
             raise InstanceError(f"Every ComfyUI has ended; the logs are {logs}. The jobs stay in the queue.")
@@ -111,6 +120,20 @@ class LocalFleet:
             reasons = [reason for server in self._servers if (reason := why_it_takes_no_jobs(server.log_file))]
             reason = reasons[0] if reasons else "their logs do not say why."
             raise InstanceError(f"No ComfyUI takes jobs from the queue: {reason} The logs are {logs}.")
+
+    def _restart_the_unhealthy(self) -> None:
+        for server in self._started:
+            status = server.process.poll() if server.process else None
+            if status not in RESTARTED or self._restarts >= RESTARTS_MAX or self._stopping:
+                continue
+            self._restarts += 1
+            before = server.log_file.with_name(f"{server.log_file.stem}.before{self._restarts}.log")
+            server.log_file.replace(before)
+            log.warning("ComfyUI at %s could run nothing any more (see %s); starting it again.", server.address, before)
+            server.stop()  # what is left of its group
+            server.start()
+            kept_server.remember(server, kept=self._keep, fingerprint=_fingerprint(server.environment))
+            self._ready_s = time.monotonic() + START_S
 
     def stop(self, *, completed: bool) -> None:
         """End what was started here, unless it is to be kept. completed: false when a run broke off."""

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from .scripts import Argument
 
@@ -24,9 +25,17 @@ class Identity:
 
 
 def registration(
-    identity: Identity, lease_s: float, described: Mapping[str, Any], *, predecessor_is_dead: bool = False
+    identity: Identity,
+    lease_s: float,
+    described: Mapping[str, Any],
+    *,
+    connection: str = "",
+    predecessor_is_dead: bool = False,
 ) -> tuple[Argument, ...]:
-    """The own arguments of lua/register.lua. described: what the instance says of itself, for people and alerts."""
+    """The own arguments of lua/register.lua. described: what the instance says of itself, for people and alerts.
+
+    connection: the name of the connection that the server loses when the instance dies, or ''.
+    """
     return (
         identity.name,
         identity.boot,
@@ -36,7 +45,14 @@ def registration(
         int(predecessor_is_dead),
         "described",
         json.dumps(dict(described), ensure_ascii=False),
+        "connection",
+        connection,
     )
+
+
+def connection_name(queue: str, identity: Identity) -> str:
+    """What the server calls the connection that lives as long as an instance; it allows neither blanks nor newlines."""
+    return f"sonic:{queue}:{quote(identity.name, safe='')}:{identity.boot}"
 
 
 def lives(process: int) -> bool:

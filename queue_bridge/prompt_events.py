@@ -85,6 +85,18 @@ class PromptRunner(Protocol):
         """
         ...
 
+    async def has_ended(self, prompt_id: str) -> bool:
+        """True when a prompt neither runs nor waits any more."""
+        ...
+
+    def can_run(self) -> bool:
+        """False when it can be told that nothing runs prompts any more."""
+        ...
+
+    async def unload_models(self) -> None:
+        """Have the card's memory emptied before the next prompt."""
+        ...
+
 
 class ProgressMeter:
     """Turns ComfyUI's events of one prompt into a fraction that never goes back.

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import copy
 import inspect
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -19,6 +20,9 @@ from typing import Any
 from .errors import PromptInterrupted
 from .prompt_events import Graph, Progress, ProgressMeter, PromptResult, outcome, rejection
 
+WORKER_THREAD = "prompt_worker"  # part of its name in every ComfyUI
+UNLOAD = "unload_models"
+UNLOAD_S = 5.0  # a prompt of somebody else's may be in between
 POLL_S = 1.0  # the history is asked at least this often, should an event be lost
 STOP_S = 3.0  # how long the end of a prompt that was interrupted is waited for
 
@@ -34,6 +38,7 @@ class PromptQueueRunner:
         self._queue = server.prompt_queue
         self._validate = validate
         self._interrupt = interrupt
+        self._worker_seen = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: dict[str, Callable[[str, Mapping[str, Any]], None]] = {}
 
@@ -96,6 +101,26 @@ class PromptQueueRunner:
         finally:
             del self._listeners[prompt_id]
         return outcome(prompt_id, entry, graph)
+
+    async def has_ended(self, prompt_id: str) -> bool:
+        """True when a prompt neither runs nor waits any more."""
+        return not self._is_known(prompt_id)
+
+    def can_run(self) -> bool:
+        """False when the thread that runs prompts has ended; ComfyUI itself would not notice."""
+        alive = any(WORKER_THREAD in thread.name for thread in threading.enumerate())
+        self._worker_seen = self._worker_seen or alive
+        return alive or not self._worker_seen
+
+    async def unload_models(self) -> None:
+        """Have the card's memory emptied before the next prompt: the thread that runs them does it between two."""
+        if not callable(getattr(self._queue, "set_flag", None)):
+            return
+        self._queue.set_flag(UNLOAD, True)
+        for _ in range(round(UNLOAD_S / 0.05)):
+            if UNLOAD not in self._queue.get_flags(reset=False):
+                return
+            await asyncio.sleep(0.05)
 
     async def _put(self, graph: Graph, prompt_id: str) -> None:
         """What ComfyUI does with a POST to /prompt, in the same order."""

@@ -55,9 +55,13 @@ def connect(url: str) -> Redis:
     return Redis(**_options(url), **_fixed(SOCKET_TIMEOUT_S), retry=Retry(NoBackoff(), 0))
 
 
-def connect_sync(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> SyncRedis:
-    """As ``connect``, for code without an event loop. timeout_s: the longest wait for an answer."""
-    return SyncRedis(**_options(url), **_fixed(timeout_s), retry=SyncRetry(NoBackoff(), 0))
+def connect_sync(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S, name: str = "") -> SyncRedis:
+    """As ``connect``, for code without an event loop.
+
+    timeout_s: the longest wait for an answer. name: what the server calls the connection (CLIENT SETNAME), or ''.
+    """
+    named = _options(url) | {"client_name": name or None}
+    return SyncRedis(**named, **_fixed(timeout_s), retry=SyncRetry(NoBackoff(), 0))
 
 
 async def check_server(client: Redis, url: str) -> ServerInfo:

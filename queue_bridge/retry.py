@@ -14,13 +14,20 @@ from .tiers import lower_tier
 
 # torch names the class OutOfMemoryError; libraries below it fail with a plain RuntimeError and these words.
 OUT_OF_MEMORY = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED", re.IGNORECASE)
+# What leaves a card unusable until its process ends: every later call fails, whatever the job.
+DEVICE_FAULT = re.compile(
+    r"(CUDA|HIP) error: (?!out of memory)|illegal memory access|device-side assert|unspecified launch failure"
+    r"|(uncorrectable|double-bit) ECC|ECC error|fallen off the bus"
+)
+DEVICE_FAULTS_MAX = 3  # a job that has broken so many cards is not given a further one
 
 
 class FailureKind(StrEnum):
-    """BAD_INPUT: the caller's. OUT_OF_MEMORY: of the card. MAY_PASS: everything else."""
+    """BAD_INPUT: the caller's. OUT_OF_MEMORY: of the card. DEVICE_FAULT: the card's. MAY_PASS: everything else."""
 
     BAD_INPUT = "bad input"
     OUT_OF_MEMORY = "out of memory"
+    DEVICE_FAULT = "device fault"
     MAY_PASS = "may pass"
 
 
@@ -66,6 +73,8 @@ def kind_of(error: BaseException) -> FailureKind:
         error.error_type.endswith("OutOfMemoryError") or OUT_OF_MEMORY.search(str(error))
     ):
         return FailureKind.OUT_OF_MEMORY
+    if isinstance(error, PromptFailed) and (error.error_type == "AcceleratorError" or DEVICE_FAULT.search(str(error))):
+        return FailureKind.DEVICE_FAULT
     return FailureKind.MAY_PASS
 
 
@@ -77,15 +86,20 @@ def sentence_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}" if first else f"{type(error).__name__}."
 
 
-def judge(kind: FailureKind, *, failures: int, tier: int, policy: RetryPolicy) -> Verdict:
+def judge(kind: FailureKind, *, failures: int, tier: int, policy: RetryPolicy, device_faults: int = 0) -> Verdict:
     """What a failure leads to.
 
     failures: earlier failures of this job that might have passed. tier: the resolution tier it was started at.
+    device_faults: how many cards it has broken before.
     """
     if kind is FailureKind.BAD_INPUT:
         return Verdict(State.FAILED, "bad input")
     if kind is FailureKind.OUT_OF_MEMORY and (lower := lower_tier(tier)):
         return Verdict(State.QUEUED, "lower resolution", tier=lower, counter="degradations")
+    if kind is FailureKind.DEVICE_FAULT:
+        if device_faults + 1 < DEVICE_FAULTS_MAX:
+            return Verdict(State.QUEUED, "device fault", counter="device_faults")
+        return Verdict(State.FAILED, "device fault too often", dead_letter=True, counter="device_faults")
     if failures < policy.retries:
         delay_s = policy.delay_s(failures + 1)
         return Verdict(State.RETRYING, "failed, may pass", delay_s=delay_s, counter="failures")

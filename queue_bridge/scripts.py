@@ -12,6 +12,7 @@ FOLDER = Path(__file__).with_name("lua")
 NAMES = (
     *("submit", "claim", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend"),
     *("cancel", "drain", "drop", "wishes", "old_results", "forget_results"),
+    *("spare", "look", "missed", "bury"),
 )
 Argument = str | int | float
 

@@ -30,10 +30,14 @@ TRANSITIONS: Mapping[tuple[State, State], tuple[str, ...]] = MappingProxyType(
     {
         (State.QUEUED, State.RUNNING): ("claimed",),
         (State.RUNNING, State.COMPLETED): ("completed",),
-        (State.RUNNING, State.FAILED): ("bad input", "retries used up", "instance died too often"),
+        (State.RUNNING, State.FAILED): (
+            *("bad input", "retries used up", "instance died too often", "device fault too often"),
+        ),
         (State.RUNNING, State.RETRYING): ("failed, may pass",),
         (State.RETRYING, State.QUEUED): ("due",),
-        (State.RUNNING, State.QUEUED): ("instance died", "given back", "drained", "lower resolution"),
+        (State.RUNNING, State.QUEUED): (
+            *("instance died", "given back", "drained", "lower resolution", "device fault"),
+        ),
         (State.FAILED, State.QUEUED): ("retried by hand",),
         (State.CANCELLED, State.QUEUED): ("retried by hand",),
         (State.QUEUED, State.CANCELLED): ("cancelled",),

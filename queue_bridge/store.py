@@ -218,6 +218,10 @@ class Store:
         read = self.client.xread({self.keys.wishes: seen.wish_id}, block=max(1, round(timeout_s * 1000)))
         await answer_to(read, self.settings.url)
 
+    async def spare(self) -> None:
+        """Let no lease run out for the time of one: who was cut off from the queue may not have been alone."""
+        await self._call("spare", round(self.settings.lease_s * 1000))
+
     async def tend(self) -> int:
         """Move what is due and what has lost its lease; returns how many jobs that were."""
         return int(await self._call("tend"))

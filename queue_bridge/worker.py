@@ -13,17 +13,21 @@ from typing import Any
 
 from .config import Settings
 from .errors import BridgeError, LeaseLost, PromptFailed, QueueUnavailable, StartStopped
+from .health import Health
 from .job import JobRecord
 from .job_files import JobFiles
 from .job_progress import JobProgress, Report
 from .lease import LeaseKeeper
 from .presence import Identity
 from .prompt_events import Progress, PromptResult, PromptRunner, SavedFile
-from .retry import Verdict, judge, kind_of, sentence_of
+from .retry import FailureKind, Verdict, judge, kind_of, sentence_of
+from .sound_length import sound_length_s
 from .states import State
-from .store import Idle, Store, Unregistered
+from .store import Idle, Store, Unregistered, settlement
 from .templates import Template, template_named
 from .tiers import tier_of_lane
+from .time_limit import time_limit_s
+from .watchdog import Limits, Watchdog
 from .wishes import Leaving, wish_for
 
 log = logging.getLogger("sonic.worker")
@@ -31,13 +35,15 @@ log = logging.getLogger("sonic.worker")
 IDLE_S = 5.0  # an idle instance looks again at least this often
 AWAY_S = 2.0  # between two tries while Redis does not answer
 THREAD_S = 5.0  # how long a file that is being written is waited for when its start is stopped
+FUSE_S = 30.0  # after the watchdog would have given up: it cannot look at its clock
 PROMPT_NAMES = uuid.UUID("8b5f2c0e-5d4a-4f0b-9a43-1f6c7d2e9b10")  # namespace of the prompt ids made from job and start
 
 
 class Worker:
     """One instance's loop over jobs, one job at a time.
 
-    path_of: where a file that a prompt saved lies. lanes: what this instance can serve. leaving: when to stop.
+    path_of: where a file that a prompt saved lies. lanes: what this instance can serve. leaving: when to stop. health:
+    shared with whoever ends the process when it can run nothing any more.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class Worker:
         lanes: Sequence[str],
         path_of: Callable[[SavedFile], Path],
         leaving: Leaving,
+        health: Health | None = None,
     ) -> None:
         self._store = store
         self._keeper = keeper
@@ -60,14 +67,23 @@ class Worker:
         self._templates = templates
         self._lanes = tuple(lanes)
         self._path_of = path_of
+        self._health = health or Health()
         self._settings: Settings = store.settings
         self._leaving = leaving
 
     async def run(self) -> None:
-        """Take jobs until this task is cancelled, or until ``leaving`` is asked and the job at hand has ended."""
+        """Take jobs until this task is cancelled, until ``leaving`` is asked and the job at hand has ended, or until
+        this instance can run none any more."""
         claim_id = uuid.uuid4().hex
-        while not self._leaving.asked:
+        away_since: float | None = None
+        while not self._leaving.asked and not self._health.trouble:
             try:
+                if not self._runner.can_run():
+                    self._health.latch("The thread of this ComfyUI that runs prompts has ended.")
+                    continue
+                if away_since and time.monotonic() - away_since > self._settings.lease_s / 4:
+                    await self._store.spare()  # others may have been cut off, too, and not be back yet
+                away_since = None
                 job = await self._store.claim(self._identity.name, self._identity.boot, self._lanes, claim_id=claim_id)
                 if isinstance(job, Idle):
                     await _either(self._store.sleep(job, IDLE_S), self._leaving.wait())
@@ -81,6 +97,7 @@ class Worker:
                 await asyncio.sleep(min(0.2, self._settings.heartbeat_s))
             except QueueUnavailable as error:  # which the lease keeper has told, too
                 log.debug("claiming: %s", error)
+                away_since = away_since or time.monotonic()
                 await asyncio.sleep(AWAY_S)
             except Exception:  # an instance that took no jobs any more would not be noticed
                 log.exception("An error that was not foreseen; this instance goes on with the next job.")
@@ -126,7 +143,12 @@ class Worker:
 
     async def _settle(self, job: JobRecord, error: Exception) -> None:
         kind, sentence = kind_of(error), sentence_of(error)
-        verdict = judge(kind, failures=job.failures, tier=tier_of_lane(job.lane), policy=self._settings.retry_policy)
+        verdict = self._judge(job, kind)
+        if kind is FailureKind.DEVICE_FAULT:
+            self._health.latch(f"Its card has failed: {sentence}")
+        elif kind is FailureKind.OUT_OF_MEMORY:
+            with contextlib.suppress(BridgeError):
+                await self._runner.unload_models()
         log.log(
             logging.WARNING if verdict.state is State.FAILED else logging.INFO,
             "job %s: %s (%s), now %s",
@@ -140,6 +162,32 @@ class Worker:
             await self._persist(lambda: self._store.settle(job, verdict, sentence, str(kind), self._identity.name))
         except LeaseLost as stale:
             log.warning("job %s: %s", job.task_id, stale)
+
+    def _judge(self, job: JobRecord, kind: FailureKind) -> Verdict:
+        return judge(
+            kind,
+            failures=job.failures,
+            tier=tier_of_lane(job.lane),
+            policy=self._settings.retry_policy,
+            device_faults=job.device_faults,
+        )
+
+    def _watchdog(self, job: JobRecord, values: Mapping[str, Any], sound: Path) -> Watchdog:
+        """What ends this start when it takes too long."""
+        settings = self._settings
+        sound_s, asked_s = sound_length_s(sound), float(values.get("duration") or 0.0)
+        video_s = min(asked_s, sound_s) if asked_s and sound_s else asked_s or sound_s
+        limit_s = time_limit_s(video_s, values, scale=settings.time_limit_scale, fixed_s=settings.time_limit_s)
+
+        def light_the_fuse() -> None:
+            sentence = f"A node of job {job.task_id} let nothing else run, far beyond the job's time limit."
+            verdict = self._judge(job, FailureKind.MAY_PASS)
+            failure = settlement(job, verdict, sentence, str(FailureKind.MAY_PASS), self._identity.name)
+            seconds = limit_s + settings.interrupt_s + FUSE_S
+            self._keeper.fuse(seconds, failure, sentence, end_us=settings.exit_when_unhealthy)
+
+        limits = Limits(limit_s, settings.silence_s, settings.interrupt_s)
+        return Watchdog(limits, light_the_fuse, self._health.latch)
 
     async def _make(self, job: JobRecord, started: float) -> dict[str, Any]:
         """Everything between claim and commit; returns the result that is to be committed."""
@@ -160,18 +208,29 @@ class Worker:
             image, audio = await asyncio.to_thread(self._files.fetch, job.spec)
             await asyncio.to_thread(self._files.check_output, job.spec)
 
+            sound = self._files.input_directory / audio
+            watchdog = await asyncio.to_thread(self._watchdog, job, values, sound)
+            if job.history and job.history[-1].get("kind") == FailureKind.OUT_OF_MEMORY:
+                await self._runner.unload_models()
+
             def on_progress(now: Progress) -> None:
+                watchdog.hear()
                 report = progress.of_prompt(now.fraction, now.stage, time.monotonic())
                 if report:
                     reports.send(report)
 
-            outcome = await self._runner.run(
-                template.fill(
-                    values, image=image, audio=audio, output_prefix=self._files.output_prefix(job.spec, job.token)
+            prompt_id = str(uuid.uuid5(PROMPT_NAMES, f"{job.task_id}/{job.token}"))
+            outcome = await watchdog.run(
+                self._runner.run(
+                    template.fill(
+                        values, image=image, audio=audio, output_prefix=self._files.output_prefix(job.spec, job.token)
+                    ),
+                    on_progress=on_progress,
+                    weights=template.weights,
+                    prompt_id=prompt_id,
                 ),
-                on_progress=on_progress,
-                weights=template.weights,
-                prompt_id=str(uuid.uuid5(PROMPT_NAMES, f"{job.task_id}/{job.token}")),
+                has_ended=lambda: self._runner.has_ended(prompt_id),
+                can_run=self._runner.can_run,
             )
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced = self._produced(outcome, template)

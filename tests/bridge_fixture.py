@@ -46,8 +46,15 @@ class BridgeQueue:
     store: Store
     view: QueueView
 
-    async def submit(self, folder: Path, name: str = "job", priority: Priority = "normal", **config: Value) -> str:
-        """A job of the template that fails and waits as it is told; returns its id."""
+    async def submit(
+        self,
+        folder: Path,
+        name: str = "job",
+        priority: Priority = "normal",
+        workflow: str = "save_after_failures",
+        **config: Value,
+    ) -> str:
+        """A job of the template that fails and waits as it is told (or ``workflow``); returns its id."""
         for file in ("a.png", "a.wav"):
             (folder / file).write_bytes(b"not looked into")
         spec = JobSpec(
@@ -57,7 +64,7 @@ class BridgeQueue:
             (folder / f"{name}.mp4").as_uri(),
             name=name,
             priority=priority,
-            workflow="save_after_failures",
+            workflow=workflow,
             config={"tally": str(folder / f"{name}.tally"), **config},
         )
         (answer,) = await self.store.submit([Submission(spec, 512)])

@@ -91,4 +91,15 @@ def test_the_document_lists_every_setting_with_its_default_and_meaning() -> None
         assert one.metadata["meaning"] in DOCUMENT.read_text(encoding="utf-8"), one.name
         default = one.default
         shown = "" if default in ((), "") else f"{default:g}" if isinstance(default, float) else str(default)
+        shown = shown.lower() if isinstance(default, bool) else shown
         assert rows[one.name].strip() == shown, one.name
+
+
+def test_a_switch_is_read_from_words_and_from_toml_and_nothing_else(tmp_path: Path) -> None:
+    assert load_settings({"SONIC_QUEUE_DURABLE": "yes"}).durable
+    assert not load_settings({"SONIC_QUEUE_EXIT_WHEN_UNHEALTHY": "0"}).exit_when_unhealthy
+    file = tmp_path / "queue.toml"
+    file.write_text("durable = true")
+    assert load_settings({"SONIC_QUEUE_CONFIG": str(file)}).durable
+    with pytest.raises(ConfigError, match=r"^SONIC_QUEUE_DURABLE: 'perhaps' is not true or false\.$"):
+        load_settings({"SONIC_QUEUE_DURABLE": "perhaps"})

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from comfyui_sonic.queue_bridge.errors import BadJob, FileUnreachable, PromptFailed, PromptRejected
+from comfyui_sonic.queue_bridge.errors import (
+    BadJob,
+    FileUnreachable,
+    PromptFailed,
+    PromptOverdue,
+    PromptRejected,
+    PromptStuck,
+)
 from comfyui_sonic.queue_bridge.retry import FailureKind, RetryPolicy, judge, kind_of, sentence_of
 from comfyui_sonic.queue_bridge.states import State
 from hypothesis import given
@@ -22,6 +29,16 @@ POLICY = RetryPolicy(retries=3, backoff_s=60.0, jitter=0.2)
         (PromptFailed("x", error_type="OutOfMemoryError"), FailureKind.OUT_OF_MEMORY),
         (PromptFailed("CUDA out of memory. Tried", error_type="RuntimeError"), FailureKind.OUT_OF_MEMORY),
         (PromptFailed("CUBLAS_STATUS_ALLOC_FAILED", error_type="RuntimeError"), FailureKind.OUT_OF_MEMORY),
+        (PromptFailed("CUDA error: out of memory", error_type="AcceleratorError"), FailureKind.OUT_OF_MEMORY),
+        (PromptFailed("CUDA error: an illegal memory access was", error_type="RuntimeError"), FailureKind.DEVICE_FAULT),
+        (PromptFailed("CUDA error: device-side assert triggered", error_type="X"), FailureKind.DEVICE_FAULT),
+        (PromptFailed("CUDA error: unspecified launch failure", error_type="X"), FailureKind.DEVICE_FAULT),
+        (PromptFailed("CUDA error: uncorrectable ECC error encountered", error_type="X"), FailureKind.DEVICE_FAULT),
+        (PromptFailed("HIP error: invalid device function", error_type="RuntimeError"), FailureKind.DEVICE_FAULT),
+        (PromptFailed("something new", error_type="AcceleratorError"), FailureKind.DEVICE_FAULT),
+        (PromptFailed("the SPECCIAL file is missing", error_type="RuntimeError"), FailureKind.MAY_PASS),
+        (PromptOverdue("The prompt took longer than its limit."), FailureKind.MAY_PASS),
+        (PromptStuck("The prompt did not end."), FailureKind.MAY_PASS),
         (PromptFailed("shape mismatch", error_type="RuntimeError"), FailureKind.MAY_PASS),
         (FileUnreachable("The drive is away."), FailureKind.MAY_PASS),
         (KeyError("x"), FailureKind.MAY_PASS),
@@ -51,6 +68,15 @@ def test_out_of_memory_goes_down_the_tiers_without_using_up_a_retry_and_then_cou
         tiers.append(verdict.tier)
     assert tiers == [1024, 768, 512]
     assert verdict.state is State.RETRYING
+
+
+def test_a_device_fault_uses_up_no_retry_and_the_third_card_is_the_last() -> None:
+    verdicts = [
+        judge(FailureKind.DEVICE_FAULT, failures=3, tier=512, policy=POLICY, device_faults=count) for count in range(3)
+    ]
+    assert [verdict.state for verdict in verdicts] == [State.QUEUED, State.QUEUED, State.FAILED]
+    assert {verdict.counter for verdict in verdicts} == {"device_faults"}
+    assert verdicts[2].dead_letter
 
 
 @given(retry=st.integers(1, 20), draw=st.floats(0, 1))

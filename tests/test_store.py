@@ -85,6 +85,36 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
     await store.close()
 
 
+async def test_deaths_broken_cards_and_errors_take_from_budgets_of_their_own(bench: Bench) -> None:
+    (task_id,) = await bench.submit()
+    policy = replace(bench.settings, retries=2, backoff_s=0.0).retry_policy
+
+    async def fails(kind: FailureKind) -> None:
+        job = await bench.claim()
+        verdict = judge(kind, failures=job.failures, tier=512, policy=policy, device_faults=job.device_faults)
+        await bench.store.settle(job, verdict, "x", str(kind), "a")
+
+    for _ in range(2):
+        await fails(FailureKind.DEVICE_FAULT)
+        await fails(FailureKind.MAY_PASS)
+        await bench.claim()
+        bench.clock.pass_s(bench.settings.lease_s + 1)  # it dies
+        assert await bench.register("a")
+        assert await bench.register("b")
+        await bench.store.tend()
+    record = await bench.view.job(task_id)
+    assert record
+    assert (record.state, record.failures, record.device_faults, record.crashes) == (State.QUEUED, 2, 2, 2)
+    await fails(FailureKind.DEVICE_FAULT)
+    record = await bench.view.job(task_id)
+    assert record
+    assert (record.state, record.error_kind) == (State.FAILED, "device fault")
+    assert await bench.store.restart(task_id) == "ok"
+    record = await bench.view.job(task_id)
+    assert record
+    assert (record.failures, record.device_faults, record.crashes) == (0, 0, 0)
+
+
 async def test_jobs_start_in_the_order_of_their_submission_over_all_tiers(bench: Bench) -> None:
     expected = [
         *await bench.submit(tier=1024),
@@ -385,3 +415,17 @@ async def test_every_change_is_an_event(bench: Bench) -> None:
         ("running", "progress"),
         ("completed", "completed"),
     ]
+
+
+async def test_who_was_cut_off_spares_every_lease_once_but_not_again_and_again(bench: Bench) -> None:
+    (task_id,) = await bench.submit()
+    await bench.claim()
+    bench.clock.pass_s(31)
+    await bench.store.spare()
+    await bench.store.tend()
+    assert await bench.state(task_id) is State.RUNNING, "its owner may have been cut off, too"
+    bench.clock.pass_s(29)
+    await bench.store.spare()
+    bench.clock.pass_s(2)
+    await bench.store.tend()
+    assert await bench.state(task_id) is State.QUEUED

@@ -90,6 +90,41 @@ local function after_crash(id)
   end
 end
 
+-- Until when no lease runs out, in ms: after the server has been away, or everybody was cut off from it, those who could
+-- not renew have one lease's time to come back. INFO is refused to some users, who get no such time.
+local function spared_until()
+  local known, lease_ms, till = unpack(redis.call('HMGET', GRACE, 'server', 'lease_ms', 'until'))
+  local info = redis.pcall('INFO', 'server')
+  local server = type(info) == 'string' and string.match(info, 'run_id:(%w+)')
+  if server and server ~= known then
+    redis.call('HSET', GRACE, 'server', server)
+    if known and lease_ms then
+      till = now + tonumber(lease_ms)
+      redis.call('HSET', GRACE, 'until', integer(till))
+    end
+  end
+  return tonumber(till) or 0
+end
+
+-- What the processes of an instance ran has died with them. boot: of the process that has died; or, with but, of the
+-- one that has not. Answers how many jobs that were.
+local function bury(name, boot, but)
+  local freed = 0
+  for _, id in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
+    local owner, owner_boot = unpack(redis.call('HMGET', JOB .. id, 'owner', 'boot'))
+    if owner == name and (owner_boot == boot) ~= (but or false) then
+      after_crash(id)
+      freed = freed + 1
+    end
+  end
+  return freed
+end
+
+local function forget_instance(name)
+  redis.call('DEL', INSTANCE .. name, CLAIM .. name)
+  redis.call('SREM', INSTANCES, name)
+end
+
 -- What is due: retries whose time has come, jobs whose lease has run out, ended jobs that are no longer kept.
 local function tend()
   local due = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, 100)
@@ -98,7 +133,10 @@ local function tend()
     if redis.call('HGET', JOB .. id, 'state') == 'retrying' then give_back(id, JOB .. id, 'due') end
   end
   local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)
-  for _, id in ipairs(expired) do after_crash(id) end
+  local till = #expired > 0 and spared_until() or 0
+  for _, id in ipairs(expired) do
+    if now < till then redis.call('ZADD', LEASES, 'XX', till, id) else after_crash(id) end
+  end
   for _, set in ipairs({ ENDED, DEAD }) do
     local old = redis.call('ZCOUNT', set, '-inf', '(' .. integer(now - RETENTION_MS))
     if old > 0 then redis.call('ZREMRANGEBYRANK', set, 0, math.min(old, FORGOTTEN_A_CALL) - 1) end

@@ -1,5 +1,4 @@
 -- An instance goes. ARGV[5] name, [6] boot id. Answers 1, or 0 when the name is another one's.
 if redis.call('HGET', INSTANCE .. ARGV[5], 'boot') ~= ARGV[6] then return 0 end
-redis.call('DEL', INSTANCE .. ARGV[5], CLAIM .. ARGV[5])
-redis.call('SREM', INSTANCES, ARGV[5])
+forget_instance(ARGV[5])
 return 1

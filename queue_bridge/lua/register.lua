@@ -5,6 +5,8 @@ local name, boot = ARGV[5], ARGV[6]
 local key = INSTANCE .. name
 local other, host, process = unpack(redis.call('HMGET', key, 'boot', 'host', 'process'))
 if other and other ~= boot and ARGV[10] ~= '1' then return { 'taken', host, process } end
+redis.call('HSET', GRACE, 'lease_ms', ARGV[9])
+spared_until()  -- the first to come after the server's start sees that
 local taken = 0
 if other ~= boot then
   redis.call('DEL', key)
@@ -13,15 +15,10 @@ if other ~= boot then
   end
   redis.call('SADD', INSTANCES, name)
   -- Whatever an earlier process of this name ran has died with it.
-  for _, id in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
-    local owner, owner_boot = unpack(redis.call('HMGET', JOB .. id, 'owner', 'boot'))
-    if owner == name and owner_boot ~= boot then
-      after_crash(id)
-      taken = taken + 1
-    end
-  end
+  taken = bury(name, boot, true)
 end
 redis.call('HSET', key, 'name', name, 'boot', boot, 'host', ARGV[7], 'process', ARGV[8], 'seen_ms', integer(now),
   unpack(ARGV, 11))
+redis.call('HDEL', key, 'missed_ms')
 redis.call('PEXPIRE', key, ARGV[9])
 return { 'ok', taken }

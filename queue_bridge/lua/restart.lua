@@ -8,7 +8,8 @@ local idempotency = redis.call('HGET', key, 'idempotency_key')
 if idempotency and idempotency ~= '' then redis.call('PERSIST', IDEMPOTENCY .. idempotency) end
 redis.call('ZREM', DEAD, id)
 redis.call('ZREM', ENDED, id)
-redis.call('HSET', key, 'failures', 0, 'crashes', 0, 'degradations', 0, 'percent', 0)
+redis.call('HSET', key, 'failures', 0, 'crashes', 0, 'degradations', 0, 'device_faults', 0,
+  'percent', 0)
 redis.call('HDEL', key, 'error', 'error_kind', 'ended_ms')
 local first_lane = redis.call('HGET', key, 'first_lane')  -- where it was before the card's memory did not suffice
 if first_lane then
