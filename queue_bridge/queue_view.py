@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from redis.asyncio import Redis
@@ -62,7 +63,7 @@ class QueueView:
             for task_id, fields in zip(part, hashes, strict=True):
                 if fields:
                     try:
-                        records[task_id] = JobRecord.from_hash(fields)
+                        records[task_id] = JobRecord.from_hash(fields, task_id)
                     except (JobError, KeyError, ValueError) as error:
                         log.warning("job %s cannot be read: %s", task_id, error)
         return records
@@ -76,11 +77,11 @@ class QueueView:
             found += await self._ask(self._client.zrange(self._keys.delayed, 0, limit))
         if State.QUEUED in states:
             for job_class, lane in await self._lanes():
-                found += await self._ask(self._client.zrange(self._keys.returned(job_class, lane), 0, limit))
-                entries = await self._ask(self._client.xrange(self._keys.queue(job_class, lane), count=limit))
-                found += [fields["job"] for _, fields in entries]
+                found += await self._waiting(job_class, lane, limit)
         if TERMINAL & set(states):
-            found += await self._ask(self._client.zrevrange(self._keys.ended, 0, 4 * limit))
+            ended = await self._ask(self._client.lrange(self._keys.ended, -4 * limit - 1, -1))
+            found += [entry.partition(" ")[2] for entry in reversed(ended)]
+        found = list(dict.fromkeys(found))  # a job that was put back has more than one entry
         records = await self.jobs(found)
         return [task_id for task_id in found if task_id in records and records[task_id].state in states][:limit]
 
@@ -90,15 +91,14 @@ class QueueView:
         async with self._client.pipeline(transaction=True) as pipeline:
             for job_class, lane in lanes:
                 pipeline.xlen(self._keys.queue(job_class, lane))
-                pipeline.zcard(self._keys.returned(job_class, lane))
             pipeline.zcard(self._keys.leases)
             pipeline.zcard(self._keys.delayed)
             pipeline.zcard(self._keys.dead)
             pipeline.hgetall(self._keys.totals)
             *depths, running, retrying, dead, totals = await self._ask(pipeline.execute())
         waiting: dict[str, dict[str, int]] = {job_class: {} for job_class in CLASSES}
-        for (job_class, lane), fresh, returned in zip(lanes, depths[::2], depths[1::2], strict=True):
-            waiting[job_class][lane] = fresh + returned
+        for (job_class, lane), depth in zip(lanes, depths, strict=True):
+            waiting[job_class][lane] = depth
         return Counts(waiting, running, retrying, dead, {name: int(value) for name, value in totals.items()})
 
     async def batch(self, batch_id: str) -> dict[str, int]:
@@ -126,16 +126,26 @@ class QueueView:
     async def events(self, after: str, timeout_s: float) -> tuple[list[dict[str, str]], str]:
         """Events behind ``after``, at the latest after so long; and the id to go on from."""
         block_ms = max(1, round(timeout_s * 1000))
-        answer = await self._ask(
-            self._client.xread({self._keys.events: after}, count=EVENTS_A_CALL, block=block_ms)
-        )
+        answer = await self._ask(self._client.xread({self._keys.events: after}, count=EVENTS_A_CALL, block=block_ms))
         entries = next(iter(_streams(answer).values()), [])
         return [fields for _, fields in entries], entries[-1][0] if entries else after
 
     async def lag(self, job_class: str, lane: str) -> int | None:
-        """What an autoscaler sees: entries of a stream that no instance has taken."""
+        """What an autoscaler sees: how many jobs wait in a lane."""
         groups = await self._ask(self._client.xinfo_groups(self._keys.queue(job_class, lane)))
         return next((group["lag"] for group in groups if group["name"] == GROUP), None)
+
+    async def _waiting(self, job_class: str, lane: str, limit: int) -> list[str]:
+        """Jobs of a lane in the order in which they start when nothing more comes."""
+        batches = await self._ask(self._client.zrange(self._keys.flows(job_class, lane), 0, limit))
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for batch in batches:
+                pipeline.zrange(self._keys.returned(job_class, lane, batch), 0, limit)
+                pipeline.lrange(self._keys.waiting(job_class, lane, batch), 0, limit)
+            answers = await self._ask(pipeline.execute())
+        flows = [returned + fresh for returned, fresh in zip(answers[::2], answers[1::2], strict=True)]
+        rounds = zip_longest(*flows)
+        return [task_id for one in rounds for task_id in one if task_id is not None]
 
     async def _lanes(self) -> list[tuple[str, str]]:
         found = await self._ask(self._client.smembers(self._keys.lanes))

@@ -194,6 +194,7 @@ def _fixed(timeout_s: float) -> dict[str, Any]:
     return {
         "protocol": PROTOCOL,
         "decode_responses": True,
+        "encoding_errors": "surrogateescape",  # packed bytes become text and come back unharmed
         "socket_timeout": timeout_s,
         "socket_connect_timeout": min(CONNECT_TIMEOUT_S, timeout_s),
         "socket_keepalive": True,

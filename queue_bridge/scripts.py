@@ -10,7 +10,7 @@ from .keys import Keys
 
 FOLDER = Path(__file__).with_name("lua")
 NAMES = ("submit", "claim", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend")
-Argument = str | int | float
+Argument = str | int | float | bytes
 
 
 class Scripts:

@@ -16,6 +16,21 @@ local NEXT = {  -- what a running job may become
 
 local function integer(number) return string.format('%.0f', number) end
 
+-- A hash stays a compact one while no value is longer than this (hash-max-listpack-value), so long texts are cut.
+local PIECE = 64
+
+-- The fields 0, 1, ... and the values that hold a text, behind what is in the list already.
+local function add_pieces(list, text)
+  local size = math.max(PIECE, math.ceil(#text / 100))
+  local number = 0
+  for at = 1, #text, size do
+    list[#list + 1] = number
+    list[#list + 1] = string.sub(text, at, at + size - 1)
+    number = number + 1
+  end
+  return list
+end
+
 local function emit(id, state, cause, ...)
   redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
     'job', id, 'state', state, 'cause', cause, 'at', integer(now), ...)
@@ -40,27 +55,78 @@ local function count_in_batch(key, state, step)
   end
 end
 
--- Back into its lane, ahead of what was never started, in the order of submission.
+-- As many entries into a lane's stream as jobs begin to wait in it, whichever they are: their number is what counts.
+-- The batch takes its turn behind those that wait already.
+local function begin_to_wait(class, lane, batch, count)
+  local stream = QUEUE .. class .. ':' .. lane
+  if redis.call('SADD', LANES, class .. ':' .. lane) == 1 then
+    redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+  end
+  for _ = 1, count do redis.call('XADD', stream, '*', 'waits', 1) end
+  local flows = FLOWS .. class .. ':' .. lane
+  if not redis.call('ZSCORE', flows, batch) then redis.call('ZADD', flows, redis.call('INCR', TURN), batch) end
+end
+
+-- One entry less, read and deleted in order, so that the lag of the group stays true.
+local function end_to_wait(class, lane)
+  local stream = QUEUE .. class .. ':' .. lane
+  local read = redis.pcall('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', 1, 'NOACK', 'STREAMS', stream, '>')
+  if read and read.err then  -- the group is gone, or the stream
+    redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+    read = redis.call('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', 1, 'NOACK', 'STREAMS', stream, '>')
+  end
+  if read then redis.call('XDEL', stream, read[1][2][1][1]) end
+end
+
+-- Back into its lane, ahead of what its batch has never started, in the order of submission.
 local function give_back(id, key, cause)
-  local class, lane, place = unpack(redis.call('HMGET', key, 'class', 'lane', 'place'))
+  local class, lane, batch, place = unpack(redis.call('HMGET', key, 'class', 'lane', 'batch', 'place'))
+  batch = batch or ''
   redis.call('HSET', key, 'state', 'queued', 'owner', '', 'stage', '')
-  redis.call('ZADD', RETURNED .. class .. ':' .. lane, place, id)
-  redis.call('SADD', LANES, class .. ':' .. lane)
+  redis.call('ZADD', RETURNED .. class .. ':' .. lane .. ':' .. batch, place or 0, id)
+  begin_to_wait(class, lane, batch, 1)
   emit(id, 'queued', cause)
   wake()
 end
 
+-- The end of a job, wherever it is; one that waits is passed over where it comes up.
 local function finish(id, key, state, cause, ...)
-  redis.call('HSET', key, 'state', state, 'owner', '', 'ended_ms', integer(now), 'seconds_left', '', ...)
-  redis.call('ZADD', ENDED, now, id)
+  local before, class, lane = unpack(redis.call('HMGET', key, 'state', 'class', 'lane'))
+  if before == 'queued' then end_to_wait(class, lane) end
+  redis.call('HSET', key, 'state', state, 'ended_ms', integer(now), ...)
+  redis.call('HDEL', key, 'owner', 'boot', 'seconds_left')
+  redis.call('RPUSH', ENDED, integer(now) .. ' ' .. id)
   redis.call('HINCRBY', TOTALS, state, 1)
-  redis.call('PEXPIRE', key, RETENTION_MS)
-  local idempotency = redis.call('HGET', key, 'idempotency_key')
-  if idempotency and idempotency ~= '' and redis.call('GET', IDEMPOTENCY .. idempotency) == id then
-    redis.call('PEXPIRE', IDEMPOTENCY .. idempotency, RETENTION_MS)
-  end
   count_in_batch(key, state, 1)
   emit(id, state, cause)
+end
+
+-- What is left of a completed job: what its owner has packed of it, and what the scripts ask for.
+local function keep_completed(key, token, document)
+  local once = redis.call('HGET', key, 'once')
+  local kept = { 'state', 'completed', 'token', token, 'ended_ms', integer(now) }
+  if once then
+    kept[#kept + 1] = 'once'
+    kept[#kept + 1] = once
+  end
+  redis.call('DEL', key)
+  redis.call('HSET', key, unpack(add_pieces(kept, document)))
+end
+
+-- Ended jobs that are no longer kept, and the keys by which a repeated submission would find them.
+local function forget()
+  for _ = 1, 100 do
+    local ended, id = string.match(redis.call('LINDEX', ENDED, 0) or '', '^(%d+) (.*)$')
+    if not ended or tonumber(ended) >= now - RETENTION_MS then return end
+    redis.call('LPOP', ENDED)
+    local last, once = unpack(redis.call('HMGET', JOB .. id, 'ended_ms', 'once'))
+    if last == ended then  -- or it was put back since
+      local bucket, field = IDEMPOTENCY .. string.sub(once or '', 1, BUCKET), string.sub(once or '', BUCKET + 1)
+      if once and redis.call('HGET', bucket, field) == id then redis.call('HDEL', bucket, field) end
+      redis.call('ZREM', DEAD, id)
+      redis.call('DEL', JOB .. id)
+    end
+  end
 end
 
 -- The instance that ran it is gone: another start, unless that has happened too often.
@@ -91,7 +157,6 @@ local function tend()
   end
   local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)
   for _, id in ipairs(expired) do after_crash(id) end
-  redis.call('ZREMRANGEBYSCORE', ENDED, '-inf', '(' .. integer(now - RETENTION_MS))
-  redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', '(' .. integer(now - RETENTION_MS))
+  forget()
   return #due + #expired
 end

@@ -1,6 +1,6 @@
 -- The end of a start, by its owner. ARGV[5] job, [6] token, [7] the new state, [8] cause,
 -- [9] delay in ms (retrying), [10] lane (queued at another resolution) or '', [11] error or '', [12] kind of failure
--- or '', [13] result (JSON) or '', [14] 1 for the dead letter, [15] counter to add one to or '', [16] history (JSON) or ''.
+-- or '', [13] what is kept of a completed job (packed) or '', [14] 1 for the dead letter, [15] counter to add one to or '', [16] history (JSON) or ''.
 -- Answers 'ok' | 'stale' | 'missing'. A repeated call of the same owner answers 'ok' again.
 local id, token, target, cause = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local key = JOB .. id
@@ -25,8 +25,8 @@ elseif target == 'retrying' then
   emit(id, 'retrying', cause, 'due', integer(due))
   wake()
 elseif target == 'completed' then
-  redis.call('HDEL', key, 'error', 'error_kind', 'staged')
-  finish(id, key, target, cause, 'result', ARGV[13], 'percent', 100, 'stage', '')
+  finish(id, key, target, cause)
+  keep_completed(key, token, ARGV[13])
 else
   if ARGV[14] == '1' then redis.call('ZADD', DEAD, now, id) end
   finish(id, key, target, cause)
