@@ -190,6 +190,7 @@ class JobRecord:
             value = known.get(name)
             return json.loads(value) if value and isinstance(value, str) else value or None
 
+        result = parsed("result")
         return cls(
             task_id=task_id,
             state=state,
@@ -197,7 +198,7 @@ class JobRecord:
             lane=known["lane"],
             job_class=job_class,
             token=int(known.get("token", 0)),
-            attempt=int(known.get("attempt", 0)),
+            attempt=int(known.get("attempt") or (result or {}).get("attempt", 0)),
             failures=int(known.get("failures", 0)),
             crashes=int(known.get("crashes", 0)),
             degradations=int(known.get("degradations", 0)),
@@ -211,24 +212,29 @@ class JobRecord:
             error=known.get("error", ""),
             error_kind=known.get("error_kind", ""),
             staged=parsed("staged"),
-            result=parsed("result"),
+            result=result,
             history=_history(known.get("history", "")),
         )
 
     def completed(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """What is kept of it once it has completed with this result; ``from_hash`` reads it again."""
+        """What is kept of it once it has completed with this result; ``from_hash`` reads it again.
+
+        Its parameters are not: the video says them.
+        """
+        asked = self.spec.asked()
+        asked.pop("config", None)
         fields = {
-            **self.spec.asked(),
+            **asked,
             "class": self.job_class if self.job_class != CLASS_OF["normal"] else "",
             "lane": self.lane,
             "batch": self.spec.batch,
             "submitted_ms": round(self.submitted_s * 1000),
             "started_ms": round((self.started_s or 0) * 1000),
-            "attempt": self.attempt,
             "failures": self.failures,
             "crashes": self.crashes,
             "degradations": self.degradations,
             "history": list(self.history),
+            "attempt": self.attempt if result.get("attempt") != self.attempt else 0,
             "result": dict(result),
         }
         return {name: value for name, value in fields.items() if value or name == "result"}

