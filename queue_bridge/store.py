@@ -80,6 +80,8 @@ class Store:
 
         again: where that job has ended, make another in its place.
         """
+        if len(submissions) <= JOBS_A_CALL:
+            return _accepted(submissions, await self._call("submit", *_submitted(submissions, again=again)))
         answers: list[Accepted] = []
         sent: asyncio.Task[list[Any]] | None = None
         for start in range(0, len(submissions), JOBS_A_CALL):
@@ -89,9 +91,7 @@ class Store:
                 answers += _accepted(submissions[len(answers) : start], await sent)
             sent = asyncio.create_task(self._call("submit", *values))
             await asyncio.sleep(0)  # so that it is sent
-        if sent:
-            answers += _accepted(submissions[len(answers) :], await sent)
-        return answers
+        return answers + (_accepted(submissions[len(answers) :], await sent) if sent else [])
 
     async def known(self, idempotency_key: str) -> str | None:
         """The job that a submission with this key would find, or None."""

@@ -48,7 +48,7 @@ class Line:
     async def cancel(self, task_ids: Sequence[str]) -> None:
         """What ``finish`` in lua/common.lua does to a waiting job, by the shortest script that calls it."""
         source = self.store.scripts.source("tend") + "\nfinish(ARGV[5], JOB .. ARGV[5], 'cancelled', 'cancelled')"
-        source = source.replace("return tend()", "")
+        source = source.replace("forget()\nreturn tend()", "")
         cancel = self.store.client.register_script(source)
         for task_id in task_ids:
             await cancel(keys=[self.store.scripts.routing_key], args=self.store.scripts.arguments(task_id))

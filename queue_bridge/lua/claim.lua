@@ -7,23 +7,30 @@ local SKIP_MAX = 1000  -- cancelled jobs that one call passes over
 
 if redis.call('HGET', INSTANCE .. instance, 'boot') ~= boot then return { 'unregistered' } end
 
-local last = redis.call('HMGET', CLAIM .. instance, 'claim_id', 'job', 'token')
-if last[1] == claim_id then  -- the answer was lost on its way
-  local state, token = unpack(redis.call('HMGET', JOB .. last[2], 'state', 'token'))
-  if state == 'running' and token == last[3] then return { 'job', last[2], redis.call('HGETALL', JOB .. last[2]) } end
+local last_id, last_job, last_token = string.match(redis.call('GET', CLAIM .. instance) or '', '^(%S+) (%S+) (%d+)$')
+if last_id == claim_id then  -- the answer was lost on its way
+  local state, token = unpack(redis.call('HMGET', JOB .. last_job, 'state', 'token'))
+  if state == 'running' and token == last_token then
+    return { 'job', last_job, redis.call('HGETALL', JOB .. last_job) }
+  end
 end
 
 tend()
 
 local passed = 0
 
+local flows_of = { priority = {}, pending = {} }
+for at = 10, #ARGV do
+  for class, flows in pairs(flows_of) do flows[#flows + 1] = FLOWS .. class .. ':' .. ARGV[at] end
+end
+
 -- The lane and the batch whose turn it is, of all that wait in one class.
 local function next_flow(class)
   local lane, batch, turn
-  for at = 10, #ARGV do
-    local first = redis.call('ZRANGE', FLOWS .. class .. ':' .. ARGV[at], 0, 0, 'WITHSCORES')
+  for number, flows in ipairs(flows_of[class]) do
+    local first = redis.call('ZRANGE', flows, 0, 0, 'WITHSCORES')
     if first[1] and (not turn or tonumber(first[2]) < turn) then
-      lane, batch, turn = ARGV[at], first[1], tonumber(first[2])
+      lane, batch, turn = ARGV[9 + number], first[1], tonumber(first[2])
     end
   end
   return lane, batch
@@ -42,9 +49,9 @@ local function take(class)
     if not lane then return nil end
     local flows, flow = FLOWS .. class .. ':' .. lane, class .. ':' .. lane .. ':' .. batch
     local id = redis.call('ZPOPMIN', RETURNED .. flow)[1] or redis.call('LPOP', WAITING .. flow)
-    local state, its_class, its_lane
-    if id then state, its_class, its_lane = unpack(redis.call('HMGET', JOB .. id, 'state', 'class', 'lane')) end
-    local ours = state == 'queued' and its_class == class and its_lane == lane
+    local fields, job = id and redis.call('HGETALL', JOB .. id) or {}, {}
+    for at = 1, #fields, 2 do job[fields[at]] = fields[at + 1] end
+    local ours = job.state == 'queued' and job.class == class and job.lane == lane
     if ours then end_to_wait(class, lane) end
     if redis.call('EXISTS', RETURNED .. flow, WAITING .. flow) == 0 then
       redis.call('ZREM', flows, batch)
@@ -52,26 +59,20 @@ local function take(class)
     elseif ours then
       redis.call('ZADD', flows, redis.call('INCR', TURN), batch)
     end
-    if ours then return id end
+    if ours then return id, job, fields end
     passed = passed + 1  -- cancelled meanwhile, or put back elsewhere: its batch keeps its turn
   end
 end
 
-local function waits(class)
-  for at = 10, #ARGV do
-    if redis.call('EXISTS', FLOWS .. class .. ':' .. ARGV[at]) == 1 then return true end
-  end
-  return false
+local order = {}
+for _, class in ipairs({ 'priority', 'pending' }) do
+  if redis.call('EXISTS', unpack(flows_of[class])) > 0 then order[#order + 1] = class end
 end
+if #order == 2 and redis.call('INCR', TURNS) % share == 0 then order = { 'pending', 'priority' } end
 
-local order = { 'priority', 'pending' }
-if waits('priority') and waits('pending') then
-  if redis.call('INCR', TURNS) % share == 0 then order = { 'pending', 'priority' } end
-end
-
-local id
+local id, job, fields
 for _, class in ipairs(order) do
-  id = take(class)
+  id, job, fields = take(class)
   if id then break end
 end
 
@@ -95,11 +96,12 @@ if not id then
 end
 
 local key = JOB .. id
-local token = redis.call('HINCRBY', key, 'token', 1)
-local attempt = redis.call('HINCRBY', key, 'attempt', 1)
-redis.call('HSET', key, 'state', 'running', 'owner', instance, 'boot', boot, 'started_ms', integer(now))
+local token, attempt = integer((job.token or 0) + 1), integer((job.attempt or 0) + 1)
+local started = { 'state', 'running', 'token', token, 'attempt', attempt, 'owner', instance, 'boot', boot,
+  'started_ms', integer(now) }
+redis.call('HSET', key, unpack(started))
 redis.call('ZADD', LEASES, now + lease_ms, id)
-redis.call('HSET', CLAIM .. instance, 'claim_id', claim_id, 'job', id, 'token', token)
-redis.call('PEXPIRE', CLAIM .. instance, RETENTION_MS)
+redis.call('SET', CLAIM .. instance, claim_id .. ' ' .. id .. ' ' .. token, 'PX', integer(RETENTION_MS))
 emit(id, 'running', 'claimed', 'instance', instance, 'attempt', attempt, 'token', token)
-return { 'job', id, redis.call('HGETALL', key) }
+for _, value in ipairs(started) do fields[#fields + 1] = value end  -- the last value of a field counts
+return { 'job', id, fields }

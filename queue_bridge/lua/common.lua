@@ -49,10 +49,7 @@ end
 
 local function count_in_batch(key, state, step)
   local batch = redis.call('HGET', key, 'batch')
-  if batch and batch ~= '' then
-    redis.call('HINCRBY', BATCH .. batch, state, step)
-    redis.call('PEXPIRE', BATCH .. batch, BATCH_KEPT_MS)
-  end
+  if batch then redis.call('HINCRBY', BATCH .. batch, state, step) end
 end
 
 -- As many entries into a lane's stream as jobs begin to wait in it, whichever they are: their number is what counts.
@@ -89,28 +86,30 @@ local function give_back(id, key, cause)
   wake()
 end
 
--- The end of a job, wherever it is; one that waits is passed over where it comes up.
-local function finish(id, key, state, cause, ...)
-  local before, class, lane = unpack(redis.call('HMGET', key, 'state', 'class', 'lane'))
-  if before == 'queued' then end_to_wait(class, lane) end
-  redis.call('HSET', key, 'state', state, 'ended_ms', integer(now), ...)
-  redis.call('HDEL', key, 'owner', 'boot', 'seconds_left')
+local function count_end(id, state, cause, batch)
   redis.call('RPUSH', ENDED, integer(now) .. ' ' .. id)
   redis.call('HINCRBY', TOTALS, state, 1)
-  count_in_batch(key, state, 1)
+  if batch then redis.call('HINCRBY', BATCH .. batch, state, 1) end
   emit(id, state, cause)
 end
 
--- What is left of a completed job: what its owner has packed of it, and what the scripts ask for.
-local function keep_completed(key, token, document)
-  local once = redis.call('HGET', key, 'once')
+-- The end of a job that has not completed, wherever it is; one that waits is passed over where it comes up.
+local function finish(id, key, state, cause, ...)
+  local before, class, lane, batch = unpack(redis.call('HMGET', key, 'state', 'class', 'lane', 'batch'))
+  if before == 'queued' then end_to_wait(class, lane) end
+  redis.call('HSET', key, 'state', state, 'ended_ms', integer(now), ...)
+  redis.call('HDEL', key, 'owner', 'boot', 'seconds_left')
+  count_end(id, state, cause, batch)
+end
+
+-- The end of a job that has: what its owner has packed of it is kept, and what the scripts ask for.
+local function finish_completed(id, key, token, document)
+  local batch, once = unpack(redis.call('HMGET', key, 'batch', 'once'))
   local kept = { 'state', 'completed', 'token', token, 'ended_ms', integer(now) }
-  if once then
-    kept[#kept + 1] = 'once'
-    kept[#kept + 1] = once
-  end
+  if once then kept[7], kept[8] = 'once', once end
   redis.call('DEL', key)
   redis.call('HSET', key, unpack(add_pieces(kept, document)))
+  count_end(id, 'completed', 'completed', batch)
 end
 
 -- Ended jobs that are no longer kept, and the keys by which a repeated submission would find them.
@@ -148,7 +147,7 @@ local function after_crash(id)
   end
 end
 
--- What is due: retries whose time has come, jobs whose lease has run out, ended jobs that are no longer kept.
+-- What is due: retries whose time has come, jobs whose lease has run out.
 local function tend()
   local due = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, 100)
   for _, id in ipairs(due) do
@@ -157,6 +156,5 @@ local function tend()
   end
   local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)
   for _, id in ipairs(expired) do after_crash(id) end
-  forget()
   return #due + #expired
 end

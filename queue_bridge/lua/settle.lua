@@ -25,8 +25,7 @@ elseif target == 'retrying' then
   emit(id, 'retrying', cause, 'due', integer(due))
   wake()
 elseif target == 'completed' then
-  finish(id, key, target, cause)
-  keep_completed(key, token, ARGV[13])
+  finish_completed(id, key, token, ARGV[13])
 else
   if ARGV[14] == '1' then redis.call('ZADD', DEAD, now, id) end
   finish(id, key, target, cause)
