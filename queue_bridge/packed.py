@@ -26,10 +26,12 @@ DICTIONARY = (
     b'"started_ms":1800000'
 )
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 def packed(document: Mapping[str, Any]) -> bytes:
     """A JSON object in as few bytes as can be had quickly."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogateescape")
+    text = _ENCODE(document).encode("utf-8", "surrogateescape")
     deflate = zlib.compressobj(6, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
     return min(text, FORMAT + deflate.compress(text) + deflate.flush(), key=len)
 

@@ -1,12 +1,14 @@
-"""Connections that send a command without a detour: with a time limit, redis-py starts a task for every write."""
+"""Commands sent without a detour: with a time limit, redis-py starts a task for every write, and it counts a lot."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import NoScriptError
 
 try:
     from hiredis import pack_command
@@ -27,12 +29,35 @@ class _Quick(AbstractConnection):
         writer = getattr(self, "_writer", None)
         if self.is_connected and writer and isinstance(command, list):
             if check_health:
-                await self.check_health()
+                await self.check_health()  # type: ignore[no-untyped-call]
             writer.writelines(command)
             if not writer.transport.is_closing() and not writer.transport.get_write_buffer_size():
                 return  # the system has all of it; there is nothing to wait for
             command, check_health = [], False
         await super().send_packed_command(command, check_health)
+
+
+class Script:
+    """A Lua script, run by its digest; a server that does not know it yet is told it."""
+
+    def __init__(self, client: Redis, source: str) -> None:
+        self._pool = client.connection_pool
+        self._source = source
+        self._sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, key: str, arguments: Sequence[Any]) -> Any:
+        """What the script answers; raises redis-py's errors. Nothing is sent twice."""
+        connection = self._pool.get_available_connection()
+        try:
+            await self._pool.ensure_connection(connection)
+            await connection.send_command("EVALSHA", self._sha, 1, key, *arguments)
+            try:
+                return await connection.read_response()
+            except NoScriptError:  # it has not run
+                await connection.send_command("EVAL", self._source, 1, key, *arguments)
+                return await connection.read_response()
+        finally:
+            await self._pool.release(connection)
 
 
 class QuickConnection(_Quick, Connection):

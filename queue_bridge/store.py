@@ -18,6 +18,7 @@ from .errors import JobError, LeaseLost
 from .job import CLASS_OF, JobRecord, JobSpec
 from .packed import packed, short_key
 from .presence import Identity, registration
+from .quick_connection import Script
 from .redis_connection import answer_to
 from .retry import Verdict
 from .scripts import NAMES, Argument, Scripts
@@ -68,7 +69,7 @@ class Store:
         self.settings = settings
         self.scripts = Scripts(settings, clock)
         self.keys = self.scripts.keys
-        self._registered = {name: client.register_script(self.scripts.source(name)) for name in NAMES}
+        self._registered = {name: Script(client, self.scripts.source(name)) for name in NAMES}
 
     async def register(self, identity: Identity, *, predecessor_is_dead: bool = False) -> bool:
         """Say that an instance lives, for the time of a lease; False when another one of its name does."""
@@ -172,8 +173,7 @@ class Store:
             raise LeaseLost(f"The job {job.task_id} belongs to another instance now, or is no longer there.")
 
     async def _call(self, name: str, *values: Argument) -> Any:
-        script = self._registered[name]
-        run = script(keys=[self.scripts.routing_key], args=self.scripts.arguments(*values))
+        run = self._registered[name].run(self.scripts.routing_key, self.scripts.arguments(*values))
         return await answer_to(run, self.settings.url)
 
 

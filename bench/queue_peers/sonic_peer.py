@@ -25,7 +25,7 @@ def submission(job: dict[str, Any], *, first: bool = False) -> Submission:
     """The same fields; number and milliseconds are two parameters more. Its key makes a repeated one find it."""
     config = {**job["config"], "number": job["number"], "milliseconds": job["milliseconds"]}
     spec = JobSpec(
-        new_job_id(), job["image"], job["audio"], job["output"], job["name"], config,
+        job["task_id"], job["image"], job["audio"], job["output"], job["name"], config,
         "priority" if first else "normal", job["workflow"], job["batch"],
     )  # fmt: skip
     return Submission(spec, 512, idempotency_key=job["task_id"])

@@ -36,6 +36,11 @@ local function emit(id, state, cause, ...)
     'job', id, 'state', state, 'cause', cause, 'at', integer(now), ...)
 end
 
+local function keep_batch(batch)
+  local key = BATCH .. batch
+  if redis.call('PTTL', key) < BATCH_KEPT_MS / 2 then redis.call('PEXPIRE', key, BATCH_KEPT_MS) end
+end
+
 local function wake()
   redis.call('XADD', WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
 end
@@ -53,7 +58,8 @@ local function count_in_batch(key, state, step)
 end
 
 -- As many entries into a lane's stream as jobs begin to wait in it, whichever they are: their number is what counts.
--- The batch takes its turn behind those that wait already.
+-- The batch takes its turn behind those that wait already. Whoever sleeps has seen the lane empty, so only the first
+-- that waits wakes anybody.
 local function begin_to_wait(class, lane, batch, count)
   local stream = QUEUE .. class .. ':' .. lane
   if redis.call('SADD', LANES, class .. ':' .. lane) == 1 then
@@ -61,7 +67,9 @@ local function begin_to_wait(class, lane, batch, count)
   end
   for _ = 1, count do redis.call('XADD', stream, '*', 'waits', 1) end
   local flows = FLOWS .. class .. ':' .. lane
-  if not redis.call('ZSCORE', flows, batch) then redis.call('ZADD', flows, redis.call('INCR', TURN), batch) end
+  if redis.call('ZSCORE', flows, batch) then return end
+  redis.call('ZADD', flows, redis.call('INCR', TURN), batch)
+  if redis.call('ZCARD', flows) == 1 then wake() end
 end
 
 -- One entry less, read and deleted in order, so that the lag of the group stays true.
@@ -83,7 +91,6 @@ local function give_back(id, key, cause)
   redis.call('ZADD', RETURNED .. class .. ':' .. lane .. ':' .. batch, place or 0, id)
   begin_to_wait(class, lane, batch, 1)
   emit(id, 'queued', cause)
-  wake()
 end
 
 local function count_end(id, state, cause, batch)

@@ -5,23 +5,22 @@
 local again = ARGV[5] == '1'
 local time = integer(now)
 local known, number, at = {}, 0, 6
-local before = tonumber(redis.call('HGET', TOTALS, 'submitted') or 0)
-local place = before  -- in the order of all submissions, over all lanes
+local place = tonumber(redis.call('HGET', TOTALS, 'submitted') or 0)  -- in the order of all submissions, over all lanes
 
 -- The job that is there in place of this one, and its state; nothing when this is a new one.
 local function found(id, once)
-  if redis.call('HSETNX', JOB .. id, 'state', 'queued') == 0 then return id, redis.call('HGET', JOB .. id, 'state') end
+  local state = redis.call('HGET', JOB .. id, 'state')
+  if state then return id, state end
   if once == '' then return end
   local bucket, field = IDEMPOTENCY .. string.sub(once, 1, BUCKET), string.sub(once, BUCKET + 1)
   if redis.call('HSETNX', bucket, field, id) == 1 then return end
   local other = redis.call('HGET', bucket, field)
-  local state = redis.call('HGET', JOB .. other, 'state')
+  state = redis.call('HGET', JOB .. other, 'state')
   local ended = state == 'completed' or state == 'failed' or state == 'cancelled'
   if other == id or not state or (again and ended) then
     redis.call('HSET', bucket, field, id)
     return
   end
-  redis.call('DEL', JOB .. id)
   return other, state
 end
 
@@ -38,9 +37,9 @@ while at <= #ARGV do
       known[#known + 1] = state
     else
       place = place + 1
-      local fields = { 'class', class, 'lane', lane, 'submitted_ms', time, 'place', place }
+      local fields = { 'state', 'queued', 'class', class, 'lane', lane, 'submitted_ms', time, 'place', place }
       if batch ~= '' then
-        fields[9], fields[10] = 'batch', batch
+        fields[11], fields[12] = 'batch', batch
       end
       if once ~= '' then
         fields[#fields + 1] = 'once'
@@ -59,12 +58,9 @@ while at <= #ARGV do
     if batch ~= '' then
       redis.call('HSETNX', BATCH .. batch, 'submitted_ms', time)
       redis.call('HINCRBY', BATCH .. batch, 'total', #made)
-      redis.call('PEXPIRE', BATCH .. batch, BATCH_KEPT_MS)
+      keep_batch(batch)
     end
+    redis.call('HINCRBY', TOTALS, 'submitted', #made)
   end
-end
-if place > before then
-  redis.call('HINCRBY', TOTALS, 'submitted', place - before)
-  wake()
 end
 return known
