@@ -1,188 +1,144 @@
-"""How fast the queue is: enqueue, pick-up, drain and memory, beside the thinnest possible stream queue in the same run.
+"""How fast, how small and how safe the queue is, beside other job queues on the same server in the same run.
 
-    python -m bench.queue [--url redis://...] [--jobs 20000]
+    python -m bench.queue [--peers sonic,floor,celery,...] [--rows enqueue,at_once,...] [--python arq=/path/python] [--long]
 
-Prints JSON. ``floor`` is a bare Redis Stream (XADD; XREADGROUP, XACK and XDEL) with the same client and server: no
-priority, no lease, no fencing, no retries, no record of a job. ``ours_to_floor`` is the ratio of the two. Jobs are of
-about 1 KB and do nothing.
+Every row of every queue gets a fresh database: Valkey or Redis on TCP, appendonly, fsync every second. Jobs are JSON of
+about 1 KB and do nothing, or sleep. Each queue has the settings with which it loses nothing, with a lease of 10 s where
+it has one. ``floor`` is a bare stream, which no queue on Redis can beat. Queues that are not installed are left out with
+a sentence: ``pip install -e ".[bench]"``; arq, which needs an older redis-py, in an environment of its own that
+``--python arq=...`` names; BullMQ with ``npm install bullmq`` in a folder that BENCH_NODE_MODULES names. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_connection import check_server, connect
-from comfyui_sonic.queue_bridge.redis_server import RedisServer
-from comfyui_sonic.queue_bridge.store import Idle, Store, Submission
-from redis.asyncio import Redis
+from comfyui_sonic.queue_bridge.instance import free_port
+from comfyui_sonic.queue_bridge.redis_connection import connect_sync
+from comfyui_sonic.queue_bridge.redis_program import find_server_program
 
-ONE_BY_ONE = 2000
-PICK_UPS = 300
-LANES = ("512", "768", "1024")
-PADDING = "x" * 600  # with the rest of a job's fields about 1 KB
+PEERS = ("sonic", "floor", "celery", "arq", "taskiq", "streaq", "saq", "dramatiq", "rq", "bullmq")
+ROWS = ("enqueue", "at_once", "drain_1", "drain_4", "pick_up", "priority", "crash")
+ROW_LIMIT_S = 240
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def job() -> Submission:
-    spec = JobSpec(new_job_id(), "file:///orders/a.png", "file:///orders/a.wav", "file:///orders/a.mp4", name=PADDING)
-    return Submission(spec, 512, idempotency_key=spec.task_id)
+@contextmanager
+def database(folder: Path) -> Iterator[str]:
+    """A fresh server, and its address."""
+    folder.mkdir()
+    port = free_port("127.0.0.1")
+    options = {"port": port, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes", "appendfsync": "everysec"}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [str(find_server_program().path), *words, "--save", "", "--loglevel", "warning"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"redis://127.0.0.1:{port}/0"
+    try:
+        _await_answer(url)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
 
 
-class Ours:
-    """The bridge's store, and instances that complete a job as soon as they have it."""
+def _await_answer(url: str) -> None:
+    for attempt in range(100):
+        try:
+            connect_sync(url, timeout_s=1.0).ping()
+            return
+        except OSError:
+            pass
+        except Exception:  # noqa: BLE001  # redis-py's own errors, until it answers
+            if attempt == 99:
+                raise
+        import time
 
-    def __init__(self, url: str) -> None:
-        self._settings = Settings(url=url, queue=f"bench-{new_job_id()}", lease_s=3600.0)
-        self.store = Store(connect(url), self._settings)
-
-    async def enqueue_one(self) -> None:
-        await self.store.submit([job()])
-
-    async def enqueue_many(self, count: int) -> None:
-        await self.store.submit([job() for _ in range(count)])
-
-    async def drain(self, slots: int, count: int) -> None:
-        left = count
-
-        async def work(slot: int) -> None:
-            nonlocal left
-            store = Store(connect(self._settings.url), self._settings)
-            me = Identity(f"slot-{new_job_id()}-{slot}")
-            await store.register(me)
-            while left > 0:
-                claimed = await store.claim(me.name, me.boot, LANES)
-                if isinstance(claimed, Idle):
-                    return
-                left -= 1
-                await store.complete(claimed, {"output": "x"})
-
-        await asyncio.gather(*(work(slot) for slot in range(slots)))
-
-    async def pick_up_ms(self) -> list[float]:
-        store = Store(connect(self._settings.url), self._settings)
-        me = Identity("pick-up")
-        await store.register(me)
-        waits = []
-        for _ in range(PICK_UPS):
-            idle = await store.claim(me.name, me.boot, LANES)
-            assert isinstance(idle, Idle)
-            sleeping = asyncio.create_task(store.sleep(idle, 5.0))
-            await asyncio.sleep(0.003)
-            started = time.perf_counter()
-            await self.store.submit([job()])
-            await sleeping
-            claimed = await store.claim(me.name, me.boot, LANES)
-            waits.append(1000 * (time.perf_counter() - started))
-            assert isinstance(claimed, JobRecord)
-            await store.complete(claimed, {})
-        await store.close()
-        return waits
+        time.sleep(0.05)
 
 
-class Floor:
-    """A bare stream."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._client: Redis = connect(url)
-        self._stream = f"floor-{new_job_id()}"
-
-    async def enqueue_one(self) -> None:
-        await self._client.xadd(self._stream, {"job": job().spec.to_json()})
-
-    async def enqueue_many(self, count: int) -> None:
-        for start in range(0, count, 500):
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for _ in range(min(500, count - start)):
-                    pipeline.xadd(self._stream, {"job": job().spec.to_json()})
-                await pipeline.execute()
-
-    async def drain(self, slots: int, count: int) -> None:
-        group = f"g{new_job_id()}"
-        await self._client.xgroup_create(self._stream, group, "0")
-        left = count
-
-        async def work(slot: int) -> None:
-            nonlocal left
-            client: Redis = connect(self._url)
-            while left > 0 and (read := await client.xreadgroup(group, f"c{slot}", {self._stream: ">"}, count=1)):
-                left -= 1
-                ((_, ((entry, _),)),) = read
-                async with client.pipeline(transaction=True) as pipeline:
-                    pipeline.xack(self._stream, group, entry)
-                    pipeline.xdel(self._stream, entry)
-                    await pipeline.execute()
-            await client.aclose()
-
-        await asyncio.gather(*(work(slot) for slot in range(slots)))
+def measured(peer: str, row: str, python: str, folder: Path) -> dict[str, Any]:
+    """One row of one queue; {"skipped": why} when it cannot be measured."""
+    with database(folder) as url:
+        environment = {**os.environ, "BENCH_URL": url, "BENCH_MARKS": str(folder / "marks")}
+        command = [python, "-m", "bench.queue_peers.drive", peer, row]
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=ROW_LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            return {"skipped": f"{row} took more than {ROW_LIMIT_S} s"}
+    if done.returncode:
+        return {"skipped": f"{row}: {(done.stderr.strip().splitlines() or ['it ended without a word'])[-1]}"}
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
-async def seconds_of(call: Callable[[], Awaitable[object]]) -> float:
-    started = time.perf_counter()
-    await call()
-    return time.perf_counter() - started
+def why_not(peer: str, python: str) -> str | None:
+    """Why a queue cannot be measured here, as a sentence."""
+    if peer == "bullmq" and not os.environ.get("BENCH_NODE_MODULES"):
+        return "bullmq is left out: BENCH_NODE_MODULES names no folder with it."
+    code = f"import importlib; importlib.import_module('bench.queue_peers.{peer}_peer')"
+    tried = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    if tried.returncode:
+        return f"{peer} is left out: {tried.stderr.strip().splitlines()[-1]}"
+    return None
 
 
-async def one_by_one(queue: Ours | Floor) -> float:
-    async def all_of_them() -> None:
-        for _ in range(ONE_BY_ONE):
-            await queue.enqueue_one()
-
-    return ONE_BY_ONE / await seconds_of(all_of_them)
-
-
-async def figures_of(queue: Ours | Floor, client: Redis, jobs: int) -> dict[str, float]:
-    found = {"enqueue_one_per_s": await one_by_one(queue)}
-    await queue.drain(1, ONE_BY_ONE)
-    if isinstance(queue, Ours):
-        waits = await queue.pick_up_ms()
-        found["pick_up_p50_ms"] = statistics.median(waits)
-        found["pick_up_p99_ms"] = statistics.quantiles(waits, n=100)[98]
-    before = await used_bytes(client)
-    found["enqueue_many_s"] = await seconds_of(lambda: queue.enqueue_many(jobs))
-    found["bytes_a_waiting_job"] = (await used_bytes(client) - before) / jobs
-    for slots in (1, 4):
-        seconds = await seconds_of(lambda slots=slots: queue.drain(slots, jobs // 2))
-        found[f"drain_{slots}_slots_per_s"] = jobs / 2 / seconds
-    found["bytes_an_ended_job"] = (await used_bytes(client) - before) / jobs
-    return {name: round(value, 2) for name, value in found.items()}
+def measure(peers: list[str], rows: list[str], pythons: Mapping[str, str], repeats: int) -> dict[str, Any]:
+    """All rows of all queues, the queues in turn within each row, so that they meet the same weather."""
+    found: dict[str, Any] = {}
+    for peer in peers:
+        reason = why_not(peer, pythons.get(peer, sys.executable))
+        found[peer] = {"skipped": reason} if reason else {}
+        if reason:
+            sys.stderr.write(reason + "\n")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for row in rows:
+            for peer in [one for one in peers if "skipped" not in found[one]]:
+                runs = [
+                    measured(peer, row, pythons.get(peer, sys.executable), Path(folder) / f"{peer}-{row}-{number}")
+                    for number in range(repeats if row not in ("crash", "long") else 1)
+                ]
+                found[peer] |= middle(runs)
+                sys.stderr.write(f"{peer} {row}: {json.dumps(middle(runs))}\n")
+    return found
 
 
-async def used_bytes(client: Redis) -> int:
-    return int((await client.info("memory"))["used_memory"])
-
-
-async def measure(url: str, jobs: int) -> dict[str, Any]:
-    client = connect(url)
-    server = await check_server(client, url)
-    floor, ours = await figures_of(Floor(url), client, jobs), await figures_of(Ours(url), client, jobs)
-    ratios = {name: round(ours[name] / floor[name], 2) for name in floor if floor[name]}
-    return {"server": str(server), "jobs": jobs, "floor": floor, "ours": ours, "ours_to_floor": ratios}
+def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median of each number."""
+    values: dict[str, list[Any]] = {}
+    for run in runs:
+        for name, value in run.items():
+            values.setdefault(name, []).append(value)
+    return {
+        name: round(statistics.median(some), 3) if all(isinstance(one, int | float) for one in some) else some[0]
+        for name, some in values.items()
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", help="a Redis server that may be filled (default: an embedded one of its own)")
-    parser.add_argument("--jobs", type=int, default=20_000)
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="the Python of one queue")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each row, of which the median counts")
+    parser.add_argument("--long", action="store_true", help="also a job of 40 s under a lease of 10 s")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        if arguments.url:
-            found = asyncio.run(measure(arguments.url, arguments.jobs))
-        else:
-            with RedisServer(Path(directory) / "redis", outlives_us=False) as server:
-                found = asyncio.run(measure(server.url, arguments.jobs))
+    rows = [*arguments.rows.split(","), *(["long"] if arguments.long else [])]
+    pythons = dict(one.split("=", 1) for one in arguments.python)
+    found = measure(arguments.peers.split(","), rows, pythons, arguments.repeats)
     json.dump(found, sys.stdout, indent=2)
+    sys.stdout.write("\n")
     return 0
 
 

@@ -12,11 +12,13 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from .errors import BadJob
+from .packed import unpacked
 from .states import State
 
 Priority = Literal["normal", "priority"]
 Value = int | float | str | bool
 CLASS_OF: Mapping[str, str] = MappingProxyType({"priority": "priority", "normal": "pending"})
+PRIORITY_OF: Mapping[str, str] = MappingProxyType({name: priority for priority, name in CLASS_OF.items()})
 DEFAULT_TEMPLATE = "portrait_speaks"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What a client may write; image_url and audio_url are other names of image and audio.
@@ -50,6 +52,14 @@ class JobSpec:
 
     def to_json(self) -> str:
         return json.dumps({**self.__dict__, "config": dict(self.config)}, ensure_ascii=False, separators=(",", ":"))
+
+    def asked(self) -> dict[str, Any]:
+        """What is kept of it beside id, class and batch, which have fields of their own; without what is not said."""
+        said = {"image": self.image, "audio": self.audio, "output": self.output, "name": self.name}
+        fields = {**said, "config": dict(self.config), "workflow": self.workflow}
+        if self.workflow == DEFAULT_TEMPLATE:
+            del fields["workflow"]
+        return {name: value for name, value in fields.items() if value}
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> JobSpec:
@@ -111,6 +121,23 @@ def _required(fields: Mapping[str, Any], *names: str) -> str:
     return given[0]
 
 
+def _document(fields: Mapping[str, str]) -> dict[str, Any]:
+    """What the pieces 0, 1, ... of a hash hold, or its field ``spec`` where somebody has written that."""
+    pieces: list[str] = []
+    while (piece := fields.get(str(len(pieces)))) is not None:
+        pieces.append(piece)
+    text = fields["spec"] if "spec" in fields else "".join(pieces)
+    try:
+        return unpacked(text.encode("utf-8", "surrogateescape"))
+    except ValueError as error:
+        raise BadJob("job", f"cannot be read: {error}.") from error
+
+
+def _history(value: str | list[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    entries = [json.loads(line) for line in value.splitlines() if line] if isinstance(value, str) else value
+    return tuple(entries)
+
+
 @dataclass(frozen=True)
 class JobRecord:
     """What the queue knows of a job. Times are seconds since 1970; percent is 0..100 and never goes back.
@@ -146,41 +173,77 @@ class JobRecord:
     cancelling: bool = False
 
     @classmethod
-    def from_hash(cls, fields: Mapping[str, str]) -> JobRecord:
-        """The record in a job's hash, as lua/*.lua write it."""
+    def from_hash(cls, fields: Mapping[str, str], task_id: str = "") -> JobRecord:
+        """The record in a job's hash, as lua/*.lua write it. task_id: of its key; '' where a field ``id`` has it.
+
+        Raises BadJob, KeyError or ValueError when it is none.
+        """
+        task_id = task_id or fields["id"]
+        document = _document(fields)
+        known: dict[str, Any] = {**document, **fields}
+        state = State(fields["state"])
+        asked = {name: value for name, value in document.items() if name in FIELDS}
+        job_class = known.get("class", CLASS_OF["normal"])
+        asked |= {"task_id": task_id, "priority": PRIORITY_OF[job_class], "batch": known.get("batch", "")}
 
         def seconds(name: str) -> float | None:
-            return int(fields[name]) / 1000 if fields.get(name) else None
+            return int(known[name]) / 1000 if known.get(name) else None
 
-        def parsed(name: str) -> Mapping[str, Any] | None:
-            return json.loads(fields[name]) if fields.get(name) else None
+        def parsed(name: str) -> Any:
+            value = known.get(name)
+            return json.loads(value) if value and isinstance(value, str) else value or None
 
+        result = parsed("result")
         return cls(
-            task_id=fields["id"],
-            state=State(fields["state"]),
-            spec=JobSpec.from_json(fields["spec"]),
-            lane=fields["lane"],
-            job_class=fields["class"],
-            token=int(fields["token"]),
-            attempt=int(fields["attempt"]),
-            failures=int(fields["failures"]),
-            crashes=int(fields["crashes"]),
-            degradations=int(fields["degradations"]),
-            device_faults=int(fields.get("device_faults", 0)),
-            percent=float(fields["percent"]),
-            stage=fields.get("stage", ""),
-            seconds_left=float(fields["seconds_left"]) if fields.get("seconds_left") else None,
-            owner=fields.get("owner", ""),
+            task_id=task_id,
+            state=state,
+            spec=JobSpec.parse(asked),
+            lane=known["lane"],
+            job_class=job_class,
+            token=int(known.get("token", 0)),
+            attempt=int(known.get("attempt") or (result or {}).get("attempt", 0)),
+            failures=int(known.get("failures", 0)),
+            crashes=int(known.get("crashes", 0)),
+            degradations=int(known.get("degradations", 0)),
+            device_faults=int(known.get("device_faults", 0)),
+            percent=100.0 if state is State.COMPLETED else float(known.get("percent", 0)),
+            stage=known.get("stage", ""),
+            seconds_left=float(known["seconds_left"]) if known.get("seconds_left") else None,
+            owner=known.get("owner", ""),
             submitted_s=seconds("submitted_ms") or 0.0,
             started_s=seconds("started_ms"),
             ended_s=seconds("ended_ms"),
-            error=fields.get("error", ""),
-            error_kind=fields.get("error_kind", ""),
+            error=known.get("error", ""),
+            error_kind=known.get("error_kind", ""),
             staged=parsed("staged"),
-            result=parsed("result"),
-            history=tuple(json.loads(line) for line in fields.get("history", "").splitlines() if line),
-            cancelling=bool(fields.get("cancel_ms")),
+            result=result,
+            history=_history(known.get("history", "")),
+            cancelling=bool(known.get("cancel_ms")),
         )
+
+    def completed(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """What is kept of it once it has completed with this result; ``from_hash`` reads it again.
+
+        Its parameters are not: the video says them.
+        """
+        asked = self.spec.asked()
+        asked.pop("config", None)
+        fields = {
+            **asked,
+            "class": self.job_class if self.job_class != CLASS_OF["normal"] else "",
+            "lane": self.lane,
+            "batch": self.spec.batch,
+            "submitted_ms": round(self.submitted_s * 1000),
+            "started_ms": round((self.started_s or 0) * 1000),
+            "failures": self.failures,
+            "crashes": self.crashes,
+            "degradations": self.degradations,
+            "device_faults": self.device_faults,
+            "history": list(self.history),
+            "attempt": self.attempt if result.get("attempt") != self.attempt else 0,
+            "result": dict(result),
+        }
+        return {name: value for name, value in fields.items() if value or name == "result"}
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``: plain values only."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 GROUP = "workers"  # the consumer group of every queue stream
 CONSUMER = "bridge"  # one name for all: who runs a job is in the job itself, with its fencing token
 CLASSES = ("priority", "pending")  # in the order in which they are served
+BUCKET = 2  # letters of an idempotency key that name its hash: 4096 hashes, compact up to two million jobs
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,20 @@ class Keys:
         return self._key("job:") + job_id
 
     def queue(self, job_class: str, lane: str) -> str:
-        """Stream: jobs that wait for their first start. job_class: priority or pending."""
+        """Stream: one entry for each job that waits, whichever it is. job_class: priority or pending."""
         return f"{self.prefix}:{job_class}:{lane}"
 
-    def returned(self, job_class: str, lane: str) -> str:
-        """Sorted set in the order of submission: jobs that wait for another start; served before their stream."""
-        return self._key("returned:") + f"{job_class}:{lane}"
+    def flows(self, job_class: str, lane: str) -> str:
+        """Sorted set: the batches of which jobs wait, by the turn since which they wait for their next one."""
+        return self._key("flows:") + f"{job_class}:{lane}"
+
+    def waiting(self, job_class: str, lane: str, batch: str) -> str:
+        """List: a batch's jobs that wait for their first start, in the order of submission. batch: '' for none."""
+        return self._key("waiting:") + f"{job_class}:{lane}:{batch}"
+
+    def returned(self, job_class: str, lane: str, batch: str) -> str:
+        """Sorted set in the order of submission: those that wait for another start; served before the list."""
+        return self._key("returned:") + f"{job_class}:{lane}:{batch}"
 
     def instance(self, name: str) -> str:
         """Hash with expiry: what an instance says of itself."""
@@ -46,9 +55,9 @@ class Keys:
         """Hash: the counts of the jobs that were submitted together."""
         return self._key("batch:") + batch_id
 
-    def idempotency(self, key: str) -> str:
-        """String: the job that a repeated submission finds."""
-        return self._key("idempotency:") + key
+    def idempotency(self, short_key: str) -> tuple[str, str]:
+        """Hash and its field: the job that a repeated submission finds. Many keys share a hash, for less memory."""
+        return self._key("idempotency:") + short_key[:BUCKET], short_key[BUCKET:]
 
     @property
     def leases(self) -> str:
@@ -67,7 +76,7 @@ class Keys:
 
     @property
     def ended(self) -> str:
-        """Sorted set: jobs in a terminal state by the time of their end."""
+        """List: ``<ms of its end> <job>`` of ended jobs, the latest last; a job that was put back stays in it."""
         return self._key("ended")
 
     @property
@@ -106,6 +115,11 @@ class Keys:
         return self._key("turns")
 
     @property
+    def turn(self) -> str:
+        """Counter: the turns that batches have had or wait for."""
+        return self._key("turn")
+
+    @property
     def totals(self) -> str:
         """Hash: how many jobs ever were submitted, completed, failed and so on."""
         return self._key("totals")
@@ -135,11 +149,13 @@ class Keys:
         names = {
             "JOB": self.job(""),
             "QUEUE": self._key(""),
+            "FLOWS": self._key("flows:"),
+            "WAITING": self._key("waiting:"),
             "RETURNED": self._key("returned:"),
             "INSTANCE": self.instance(""),
             "CLAIM": self.claim(""),
             "BATCH": self.batch(""),
-            "IDEMPOTENCY": self.idempotency(""),
+            "IDEMPOTENCY": self._key("idempotency:"),
             "LEASES": self.leases,
             "DELAYED": self.delayed,
             "DEAD": self.dead,
@@ -151,6 +167,7 @@ class Keys:
             "RESULTS": self.results,
             "RESULT_FILES": self.result_files,
             "TURNS": self.turns,
+            "TURN": self.turn,
             "TOTALS": self.totals,
             "INSTANCES": self.instances,
             "LANES": self.lanes,
@@ -159,4 +176,5 @@ class Keys:
             "GROUP": GROUP,
             "CONSUMER": CONSUMER,
         }
-        return "".join(f"local {name} = [==[{value}]==]\n" for name, value in names.items())
+        lines = [f"local {name} = [==[{value}]==]" for name, value in names.items()]
+        return "\n".join([*lines, f"local BUCKET = {BUCKET}", ""])

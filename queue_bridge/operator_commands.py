@@ -14,7 +14,7 @@ from .job import JobRecord
 from .queue_view import QueueView
 from .store import Store
 
-CANCEL_A_CALL = 100  # each takes an entry out of a stream
+CANCEL_A_CALL = 100  # each is looked for in the list of its batch
 SENTENCES: Mapping[str, str] = MappingProxyType(
     {
         "cancelled": "cancelled.",

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from redis.asyncio import Redis
@@ -63,7 +64,7 @@ class QueueView:
             for task_id, fields in zip(part, hashes, strict=True):
                 if fields:
                     try:
-                        records[task_id] = JobRecord.from_hash(fields)
+                        records[task_id] = JobRecord.from_hash(fields, task_id)
                     except (JobError, KeyError, ValueError) as error:
                         log.warning("job %s cannot be read: %s", task_id, error)
         return records
@@ -96,12 +97,11 @@ class QueueView:
             found += await self._ask(self._client.zrange(self._keys.delayed, 0, limit))
         if State.QUEUED in states:
             for job_class, lane in await self._lanes():
-                found += await self._ask(self._client.zrange(self._keys.returned(job_class, lane), 0, limit))
-                entries = await self._ask(self._client.xrange(self._keys.queue(job_class, lane), count=limit))
-                found += [fields["job"] for _, fields in entries]
+                found += await self._waiting(job_class, lane, limit)
         if TERMINAL & set(states):
-            found += await self._ask(self._client.zrevrange(self._keys.ended, 0, 4 * limit))
-        return found
+            ended = await self._ask(self._client.lrange(self._keys.ended, -4 * limit - 1, -1))
+            found += [entry.partition(" ")[2] for entry in reversed(ended)]
+        return list(dict.fromkeys(found))  # a job that was put back has more than one entry
 
     async def counts(self) -> Counts:
         """How many jobs wait, run, wait for a retry, lie in the dead letter; exact at one moment for each number."""
@@ -109,15 +109,14 @@ class QueueView:
         async with self._client.pipeline(transaction=True) as pipeline:
             for job_class, lane in lanes:
                 pipeline.xlen(self._keys.queue(job_class, lane))
-                pipeline.zcard(self._keys.returned(job_class, lane))
             pipeline.zcard(self._keys.leases)
             pipeline.zcard(self._keys.delayed)
             pipeline.zcard(self._keys.dead)
             pipeline.hgetall(self._keys.totals)
             *depths, running, retrying, dead, totals = await self._ask(pipeline.execute())
         waiting: dict[str, dict[str, int]] = {job_class: {} for job_class in CLASSES}
-        for (job_class, lane), fresh, returned in zip(lanes, depths[::2], depths[1::2], strict=True):
-            waiting[job_class][lane] = fresh + returned
+        for (job_class, lane), depth in zip(lanes, depths, strict=True):
+            waiting[job_class][lane] = depth
         return Counts(waiting, running, retrying, dead, {name: int(value) for name, value in totals.items()})
 
     async def dead(self) -> list[str]:
@@ -167,9 +166,21 @@ class QueueView:
         return [fields for _, fields in entries], entries[-1][0] if entries else after
 
     async def lag(self, job_class: str, lane: str) -> int | None:
-        """What an autoscaler sees: entries of a stream that no instance has taken."""
+        """What an autoscaler sees: how many jobs wait in a lane."""
         groups = await self._ask(self._client.xinfo_groups(self._keys.queue(job_class, lane)))
         return next((group["lag"] for group in groups if group["name"] == GROUP), None)
+
+    async def _waiting(self, job_class: str, lane: str, limit: int) -> list[str]:
+        """Jobs of a lane in the order in which they start when nothing more comes."""
+        batches = await self._ask(self._client.zrange(self._keys.flows(job_class, lane), 0, limit))
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for batch in batches:
+                pipeline.zrange(self._keys.returned(job_class, lane, batch), 0, limit)
+                pipeline.lrange(self._keys.waiting(job_class, lane, batch), 0, limit)
+            answers = await self._ask(pipeline.execute())
+        flows = [returned + fresh for returned, fresh in zip(answers[::2], answers[1::2], strict=True)]
+        rounds = zip_longest(*flows)
+        return [task_id for one in rounds for task_id in one if task_id is not None]
 
     async def _lanes(self) -> list[tuple[str, str]]:
         found = await self._ask(self._client.smembers(self._keys.lanes))

@@ -15,12 +15,14 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from redis import Redis as SyncRedis
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry as SyncRetry
 
 from .errors import QueueUnavailable
+from .quick_connection import QuickConnection, QuickTLSConnection, QuickUnixConnection
 
 OLDEST_SERVER = (7, 0)
 SCHEMES = ("redis", "rediss", "unix")
@@ -52,7 +54,17 @@ def connect(url: str) -> Redis:
     Nothing is ever sent twice by the client itself: a lost answer reaches the caller, whose scripts may be repeated.
     Raises QueueUnavailable when the URL is wrong.
     """
-    return Redis(**_options(url), **_fixed(SOCKET_TIMEOUT_S), retry=Retry(NoBackoff(), 0))
+    options = _options(url)
+    kind: type[AbstractConnection] = QuickConnection
+    if path := options.pop("unix_socket_path", None):
+        kind, options = QuickUnixConnection, options | {"path": path}
+    elif options.pop("ssl", False):
+        kind = QuickTLSConnection
+    fixed = _fixed(SOCKET_TIMEOUT_S)
+    if kind is QuickUnixConnection:
+        del fixed["socket_keepalive"]
+    pool = ConnectionPool(kind, **options, **fixed, retry=Retry(NoBackoff(), 0))
+    return Redis.from_pool(pool)
 
 
 def connect_sync(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S, name: str = "") -> SyncRedis:
@@ -198,6 +210,7 @@ def _fixed(timeout_s: float) -> dict[str, Any]:
     return {
         "protocol": PROTOCOL,
         "decode_responses": True,
+        "encoding_errors": "surrogateescape",  # packed bytes become text and come back unharmed
         "socket_timeout": timeout_s,
         "socket_connect_timeout": min(CONNECT_TIMEOUT_S, timeout_s),
         "socket_keepalive": True,

@@ -9,12 +9,8 @@ from .config import Settings
 from .keys import Keys
 
 FOLDER = Path(__file__).with_name("lua")
-NAMES = (
-    *("submit", "claim", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend"),
-    *("cancel", "drain", "drop", "wishes", "old_results", "forget_results"),
-    *("spare", "look", "missed", "bury"),
-)
-Argument = str | int | float
+NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem != "common"))
+Argument = str | int | float | bytes
 
 
 class Scripts:

@@ -10,16 +10,36 @@ if not now then
 end
 local EVENTS_KEPT, RETENTION_MS, CRASHES_MAX = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local BATCH_KEPT_MS = math.max(90 * 24 * 3600 * 1000, RETENTION_MS)
-local FORGOTTEN_A_CALL = 500  -- of each set, so that no call takes long
+local FORGOTTEN_A_CALL = 500  -- so that no call takes long
 local NEXT = {  -- what a running job may become
   completed = true, failed = true, cancelled = true, retrying = true, queued = true,
 }
 
 local function integer(number) return string.format('%.0f', number) end
 
+-- A hash stays a compact one while no value is longer than 64 bytes (hash-max-listpack-value), so long texts are cut.
+local PIECE = 63
+
+-- The fields 0, 1, ... and the values that hold a text, behind what is in the list already.
+local function add_pieces(list, text)
+  local size = math.max(PIECE, math.ceil(#text / 100))
+  local number = 0
+  for at = 1, #text, size do
+    list[#list + 1] = number
+    list[#list + 1] = string.sub(text, at, at + size - 1)
+    number = number + 1
+  end
+  return list
+end
+
 local function emit(id, state, cause, ...)
   redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
     'job', id, 'state', state, 'cause', cause, 'at', integer(now), ...)
+end
+
+local function keep_batch(batch)
+  local key = BATCH .. batch
+  if redis.call('PTTL', key) < BATCH_KEPT_MS / 2 then redis.call('PEXPIRE', key, BATCH_KEPT_MS) end
 end
 
 local function wake()
@@ -35,39 +55,103 @@ end
 
 local function count_in_batch(key, state, step)
   local batch = redis.call('HGET', key, 'batch')
-  if batch and batch ~= '' then
-    redis.call('HINCRBY', BATCH .. batch, state, step)
-    redis.call('PEXPIRE', BATCH .. batch, BATCH_KEPT_MS)
-  end
+  if batch then redis.call('HINCRBY', BATCH .. batch, state, step) end
 end
 
--- Back into its lane, ahead of what was never started, in the order of submission.
+-- As many entries into a lane's stream as jobs begin to wait in it, whichever they are: their number is what counts.
+-- The batch takes its turn behind those that wait already. Whoever sleeps has seen the lane empty, so only the first
+-- that waits wakes anybody.
+local function begin_to_wait(class, lane, batch, count)
+  local stream = QUEUE .. class .. ':' .. lane
+  if redis.call('SADD', LANES, class .. ':' .. lane) == 1 then
+    redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+  end
+  for _ = 1, count do redis.call('XADD', stream, '*', 'waits', 1) end
+  local flows = FLOWS .. class .. ':' .. lane
+  if redis.call('ZSCORE', flows, batch) then return end
+  redis.call('ZADD', flows, redis.call('INCR', TURN), batch)
+  if redis.call('ZCARD', flows) == 1 then wake() end
+end
+
+-- One entry less, read and deleted in order, so that the lag of the group stays true.
+local function end_to_wait(class, lane)
+  local stream = QUEUE .. class .. ':' .. lane
+  local read = redis.pcall('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', 1, 'NOACK', 'STREAMS', stream, '>')
+  if read and read.err then  -- the group is gone, or the stream
+    redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+    read = redis.call('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', 1, 'NOACK', 'STREAMS', stream, '>')
+  end
+  if read then redis.call('XDEL', stream, read[1][2][1][1]) end
+end
+
+-- Back into its lane, ahead of what its batch has never started, in the order of submission.
 local function give_back(id, key, cause)
-  local class, lane, place = unpack(redis.call('HMGET', key, 'class', 'lane', 'place'))
+  local class, lane, batch, place = unpack(redis.call('HMGET', key, 'class', 'lane', 'batch', 'place'))
+  batch = batch or ''
   redis.call('HSET', key, 'state', 'queued', 'owner', '', 'stage', '')
-  redis.call('ZADD', RETURNED .. class .. ':' .. lane, place, id)
-  redis.call('SADD', LANES, class .. ':' .. lane)
+  redis.call('ZADD', RETURNED .. class .. ':' .. lane .. ':' .. batch, place or 0, id)
+  begin_to_wait(class, lane, batch, 1)
   emit(id, 'queued', cause)
-  wake()
 end
 
-local function finish(id, key, state, cause, ...)
-  redis.call('HSET', key, 'state', state, 'owner', '', 'ended_ms', integer(now), 'seconds_left', '', ...)
-  redis.call('ZADD', ENDED, now, id)
+local function count_end(id, state, cause, batch)
+  redis.call('RPUSH', ENDED, integer(now) .. ' ' .. id)
   redis.call('HINCRBY', TOTALS, state, 1)
-  redis.call('PEXPIRE', key, RETENTION_MS)
-  local idempotency = redis.call('HGET', key, 'idempotency_key')
-  if idempotency and idempotency ~= '' and redis.call('GET', IDEMPOTENCY .. idempotency) == id then
-    redis.call('PEXPIRE', IDEMPOTENCY .. idempotency, RETENTION_MS)
-  end
-  count_in_batch(key, state, 1)
+  if batch then redis.call('HINCRBY', BATCH .. batch, state, 1) end
   emit(id, state, cause)
 end
 
--- A running job that an operator has cancelled; its owner says so, or is gone.
+-- Takes a job that waits out of its batch, wherever it stands there.
+local function leave_flow(id, class, lane, batch)
+  local flow = class .. ':' .. lane .. ':' .. batch
+  if redis.call('ZREM', RETURNED .. flow, id) == 0 then redis.call('LREM', WAITING .. flow, 1, id) end
+  if redis.call('EXISTS', RETURNED .. flow, WAITING .. flow) == 0 then
+    redis.call('ZREM', FLOWS .. class .. ':' .. lane, batch)
+  end
+end
+
+-- The end of a job that has not completed, wherever it is.
+local function finish(id, key, state, cause, ...)
+  local before, class, lane, batch = unpack(redis.call('HMGET', key, 'state', 'class', 'lane', 'batch'))
+  if before == 'queued' then
+    leave_flow(id, class, lane, batch or '')
+    end_to_wait(class, lane)
+  end
+  redis.call('HSET', key, 'state', state, 'ended_ms', integer(now), ...)
+  redis.call('HDEL', key, 'owner', 'boot', 'seconds_left')
+  count_end(id, state, cause, batch)
+end
+
+-- The end of a job that has: what its owner has packed of it is kept, and what the scripts ask for.
+local function finish_completed(id, key, token, document)
+  local batch, once = unpack(redis.call('HMGET', key, 'batch', 'once'))
+  local kept = { 'state', 'completed', 'token', token, 'ended_ms', integer(now) }
+  if once then kept[7], kept[8] = 'once', once end
+  redis.call('DEL', key)
+  redis.call('HSET', key, unpack(add_pieces(kept, document)))
+  count_end(id, 'completed', 'completed', batch)
+end
+
+-- Ended jobs that are no longer kept, and the keys by which a repeated submission would find them.
+local function forget()
+  for _ = 1, FORGOTTEN_A_CALL do
+    local ended, id = string.match(redis.call('LINDEX', ENDED, 0) or '', '^(%d+) (.*)$')
+    if not ended or tonumber(ended) >= now - RETENTION_MS then return end
+    redis.call('LPOP', ENDED)
+    local last, once = unpack(redis.call('HMGET', JOB .. id, 'ended_ms', 'once'))
+    if last == ended then  -- or it was put back since
+      local bucket, field = IDEMPOTENCY .. string.sub(once or '', 1, BUCKET), string.sub(once or '', BUCKET + 1)
+      if once and redis.call('HGET', bucket, field) == id then redis.call('HDEL', bucket, field) end
+      redis.call('ZREM', DEAD, id)
+      redis.call('DEL', JOB .. id)
+    end
+  end
+end
+
+-- A job that an operator has cancelled; its owner says so, or is gone, or there is none.
 local function finish_cancelled(id, key)
-  redis.call('HDEL', key, 'cancel_ms')
-  finish(id, key, 'cancelled', 'cancelled', 'stage', '')
+  redis.call('HDEL', key, 'cancel_ms', 'stage')
+  finish(id, key, 'cancelled', 'cancelled')
 end
 
 -- The instance that ran it is gone: another start, unless that has happened too often or nobody wants it any more.
@@ -125,7 +209,7 @@ local function forget_instance(name)
   redis.call('SREM', INSTANCES, name)
 end
 
--- What is due: retries whose time has come, jobs whose lease has run out, ended jobs that are no longer kept.
+-- What is due: retries whose time has come, jobs whose lease has run out.
 local function tend()
   local due = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, 100)
   for _, id in ipairs(due) do
@@ -136,10 +220,6 @@ local function tend()
   local till = #expired > 0 and spared_until() or 0
   for _, id in ipairs(expired) do
     if now < till then redis.call('ZADD', LEASES, 'XX', till, id) else after_crash(id) end
-  end
-  for _, set in ipairs({ ENDED, DEAD }) do
-    local old = redis.call('ZCOUNT', set, '-inf', '(' .. integer(now - RETENTION_MS))
-    if old > 0 then redis.call('ZREMRANGEBYRANK', set, 0, math.min(old, FORGOTTEN_A_CALL) - 1) end
   end
   return #due + #expired
 end

@@ -3,14 +3,8 @@ local id, key = ARGV[5], JOB .. ARGV[5]
 local state = redis.call('HGET', key, 'state')
 if not state then return 'missing' end
 if state ~= 'failed' and state ~= 'cancelled' then return state end
-redis.call('PERSIST', key)
-local idempotency = redis.call('HGET', key, 'idempotency_key')
-if idempotency and idempotency ~= '' then redis.call('PERSIST', IDEMPOTENCY .. idempotency) end
 redis.call('ZREM', DEAD, id)
-redis.call('ZREM', ENDED, id)
-redis.call('HSET', key, 'failures', 0, 'crashes', 0, 'degradations', 0, 'device_faults', 0,
-  'percent', 0)
-redis.call('HDEL', key, 'error', 'error_kind', 'ended_ms')
+redis.call('HDEL', key, 'failures', 'crashes', 'degradations', 'device_faults', 'percent', 'error', 'error_kind', 'ended_ms')
 local first_lane = redis.call('HGET', key, 'first_lane')  -- where it was before the card's memory did not suffice
 if first_lane then
   redis.call('HSET', key, 'lane', first_lane)

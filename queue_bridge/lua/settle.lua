@@ -1,7 +1,7 @@
 -- The end of a start, by its owner. ARGV[5] job, [6] token, [7] the new state, [8] cause,
 -- [9] delay in ms (retrying), [10] lane (queued at another resolution) or '', [11] error or '', [12] kind of failure
--- or '', [13] result (JSON) or '', [14] 1 for the dead letter, [15] counter to add one to or '', [16] history (JSON) or '',
--- [17] 1 when the video's place is to be remembered, as it is removed by age.
+-- or '', [13] what is kept of a completed job (packed) or '', [14] 1 for the dead letter, [15] counter to add one to or '',
+-- [16] history (JSON) or '', [17] 1 when the video's place is to be remembered, as it is removed by age.
 -- Answers 'ok' | 'stale' | 'missing'. A repeated call of the same owner answers 'ok' again. A job that an operator has
 -- cancelled meanwhile ends as that, whatever else has become of its start, unless it has completed.
 local id, token, target, cause = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
@@ -43,8 +43,7 @@ elseif target == 'completed' then
     redis.call('ZADD', RESULTS, now, file.place)
     redis.call('HSET', RESULT_FILES, file.place, cjson.encode({ job = id, bytes = file.bytes, sha256 = file.sha256 }))
   end
-  redis.call('HDEL', key, 'error', 'error_kind', 'staged')
-  finish(id, key, target, cause, 'result', ARGV[13], 'percent', 100, 'stage', '')
+  finish_completed(id, key, token, ARGV[13])
 else
   if ARGV[14] == '1' then redis.call('ZADD', DEAD, now, id) end
   finish(id, key, target, cause)
