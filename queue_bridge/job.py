@@ -67,7 +67,7 @@ class JobSpec:
         unknown = sorted(set(fields) - FIELDS)
         if unknown:
             raise BadJob(unknown[0], f"is no field of a job; the fields are {', '.join(sorted(FIELDS))}.")
-        task_id = _text(fields, "task_id", new_job_id())
+        task_id = _text(fields, "task_id", "") or new_job_id()
         for name in ("task_id", "batch"):
             value = _text(fields, name, "")
             if value and not ID.fullmatch(value):

@@ -37,27 +37,39 @@ class _Quick(AbstractConnection):
         await super().send_packed_command(command, check_health)
 
 
-class Script:
-    """A Lua script, run by its digest; a server that does not know it yet is told it."""
+class QuickClient:
+    """Commands of one client, by connections that it takes from the client's pool and keeps until that is closed."""
 
-    def __init__(self, client: Redis, source: str) -> None:
+    def __init__(self, client: Redis) -> None:
         self._pool = client.connection_pool
-        self._source = source
-        self._sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self._free: list[AbstractConnection] = []
 
-    async def run(self, key: str, arguments: Sequence[Any]) -> Any:
-        """What the script answers; raises redis-py's errors. Nothing is sent twice."""
-        connection = self._pool.get_available_connection()
+    async def ask(self, *command: Any) -> Any:
+        """The answer to one command; raises redis-py's errors. Nothing is sent twice."""
+        connection = self._free.pop() if self._free else self._pool.get_available_connection()
         try:
-            await self._pool.ensure_connection(connection)
-            await connection.send_command("EVALSHA", self._sha, 1, key, *arguments)
-            try:
-                return await connection.read_response()
-            except NoScriptError:  # it has not run
-                await connection.send_command("EVAL", self._source, 1, key, *arguments)
-                return await connection.read_response()
+            if not connection.is_connected or await connection.can_read():  # it was closed meanwhile
+                await connection.disconnect()
+                await connection.connect()
+            await connection.send_command(*command)
+            return await connection.read_response()
         finally:
-            await self._pool.release(connection)
+            self._free.append(connection)
+
+    async def run(self, script: Script, key: str, arguments: Sequence[Any]) -> Any:
+        """What a script answers; a server that does not know it yet is told it."""
+        try:
+            return await self.ask("EVALSHA", script.digest, 1, key, *arguments)
+        except NoScriptError:  # it has not run
+            return await self.ask("EVAL", script.source, 1, key, *arguments)
+
+
+class Script:
+    """A Lua script and its name to the server."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
 class QuickConnection(_Quick, Connection):

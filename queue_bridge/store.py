@@ -18,7 +18,7 @@ from .errors import JobError, LeaseLost, StartStopped
 from .job import CLASS_OF, JobRecord, JobSpec
 from .packed import packed, short_key
 from .presence import Identity, registration
-from .quick_connection import Script
+from .quick_connection import QuickClient, Script
 from .redis_connection import answer_to
 from .retry import Verdict
 from .scripts import NAMES, Argument, Scripts
@@ -83,7 +83,8 @@ class Store:
         self.settings = settings
         self.scripts = Scripts(settings, clock)
         self.keys = self.scripts.keys
-        self._registered = {name: Script(client, self.scripts.source(name)) for name in NAMES}
+        self._quick = QuickClient(client)
+        self._registered = {name: Script(self.scripts.source(name)) for name in NAMES}
 
     async def register(self, identity: Identity, *, predecessor_is_dead: bool = False) -> bool:
         """Say that an instance lives, for the time of a lease; False when another one of its name does."""
@@ -142,7 +143,8 @@ class Store:
     async def sleep(self, idle: Idle, timeout_s: float) -> None:
         """Return when something may be claimed again, at the latest after ``timeout_s``."""
         limit_s = timeout_s if idle.due_s is None else min(timeout_s, idle.due_s + 0.005)
-        read = self.client.xread({self.keys.wake: idle.wake_id}, block=max(1, round(limit_s * 1000)))
+        block_ms = max(1, round(limit_s * 1000))
+        read = self._quick.ask("XREAD", "BLOCK", block_ms, "STREAMS", self.keys.wake, idle.wake_id)
         await answer_to(read, self.settings.url)
 
     async def progress(self, job: JobRecord, percent: float, stage: str, seconds_left: float | None) -> None:
@@ -252,7 +254,8 @@ class Store:
         return answers
 
     async def _call(self, name: str, *values: Argument) -> Any:
-        run = self._registered[name].run(self.scripts.routing_key, self.scripts.arguments(*values))
+        script, arguments = self._registered[name], self.scripts.arguments(*values)
+        run = self._quick.run(script, self.scripts.routing_key, arguments)
         return await answer_to(run, self.settings.url)
 
 

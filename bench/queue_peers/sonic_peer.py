@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.errors import LeaseLost
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.redis_connection import connect
@@ -83,7 +85,8 @@ class Instance:
             await asyncio.sleep(SETTINGS.heartbeat_s)
             await self._store.register(self._me)
             for job in list(self._held.values()):
-                await self._store.renew(job)
+                with contextlib.suppress(LeaseLost):  # it has completed meanwhile
+                    await self._store.renew(job)
 
 
 def result_of(job: JobRecord, instance: str) -> dict[str, Any]:
