@@ -109,7 +109,7 @@ async def test_a_batch_is_cancelled_and_nothing_beside_it(hands: Hands) -> None:
     assert await hands.state(mine[0]) is State.COMPLETED
     assert await hands.state(other) is State.QUEUED
     await hands.store.settle(
-        JobRecord.from_hash(await hands.store.client.hgetall(hands.store.keys.job(mine[1]))),
+        JobRecord.from_hash(await hands.store.client.hgetall(hands.store.keys.job(mine[1])), mine[1]),
         Verdict(State.CANCELLED, "cancelled"),
     )
     nothing = await hands.run("cancel", "--batch", "batch_mine")
