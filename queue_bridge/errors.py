@@ -13,6 +13,7 @@ BridgeError
 ├── PromptRejected        ComfyUI refused the graph before running it (a wrong input, a missing node)
 ├── PromptFailed          a node failed while the graph ran
 ├── PromptInterrupted     somebody interrupted the prompt
+├── PromptWithdrawn       a prompt that had not begun was taken back, for a job that goes first
 └── PairingError          what was handed in cannot be read at all
     ├── ManifestError     a line of a CSV or JSONL manifest is wrong
     └── ArchiveError      a ZIP is damaged, not safe to unpack, or there is no room for it
@@ -103,6 +104,10 @@ class PromptFailed(BridgeError):
 
 class PromptInterrupted(BridgeError):
     """Raised when the prompt was interrupted before it finished."""
+
+
+class PromptWithdrawn(BridgeError):
+    """Raised when a prompt that had not begun was taken back; nothing has been lost by it."""
 
 
 class PairingError(BridgeError):

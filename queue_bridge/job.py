@@ -19,6 +19,7 @@ Value = int | float | str | bool
 CLASS_OF: Mapping[str, str] = MappingProxyType({"priority": "priority", "normal": "pending"})
 DEFAULT_TEMPLATE = "portrait_speaks"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+SPEC_BYTES = 65_536  # of a job as JSON; lua/common.lua has the same limit. The longest real one is below 2 KB.
 # What a client may write; image_url and audio_url are other names of image and audio.
 FIELDS = frozenset(
     {"task_id", "name", "image", "audio", "image_url", "audio_url", "config", "priority", "workflow", "output", "batch"}
@@ -71,7 +72,7 @@ class JobSpec:
         priority = _text(fields, "priority", "normal")
         if priority not in CLASS_OF:
             raise BadJob("priority", f"'{priority}' is not one of {', '.join(sorted(CLASS_OF))}.")
-        return cls(
+        spec = cls(
             task_id=task_id,
             image=_required(fields, "image", "image_url"),
             audio=_required(fields, "audio", "audio_url"),
@@ -82,17 +83,32 @@ class JobSpec:
             workflow=_text(fields, "workflow", DEFAULT_TEMPLATE),
             batch=_text(fields, "batch", ""),
         )
+        _check_size(len(spec.to_json().encode(errors="replace")))
+        return spec
 
     @classmethod
     def from_json(cls, text: str) -> JobSpec:
         """The job that ``to_json`` wrote; BadJob when it is none."""
-        try:
-            fields = json.loads(text)
-        except ValueError as error:
-            raise BadJob("job", f"is no JSON ({error}).") from error
+        _check_size(len(text))
+        fields = _parsed(text, "job")
         if not isinstance(fields, dict):
             raise BadJob("job", "is no JSON object.")
         return cls.parse(fields)
+
+
+def _check_size(count: int) -> None:
+    if count > SPEC_BYTES:
+        raise BadJob("job", f"takes {count} bytes, and {SPEC_BYTES} are the limit; it names files and holds none.")
+
+
+def _parsed(text: str, field: str) -> Any:
+    """JSON that anybody may have written. Raises BadJob."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadJob(field, f"is no JSON ({error}).") from error
+    except RecursionError as error:
+        raise BadJob(field, "is JSON that is nested too deeply.") from error
 
 
 def _text(fields: Mapping[str, Any], name: str, default: str) -> str:
@@ -144,13 +160,53 @@ class JobRecord:
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> JobRecord:
-        """The record in a job's hash, as lua/*.lua write it."""
+        """The record in a job's hash, as lua/*.lua write it. Raises BadJob for one that somebody else has changed."""
+        try:
+            return cls._from_hash(fields)
+        except KeyError as error:
+            raise BadJob(str(error.args[0]), "is missing.") from error
+        except ValueError as error:  # a number or a state
+            raise BadJob("record", f"holds what it cannot hold ({error}).") from error
 
+    @classmethod
+    def spoilt(cls, fields: Mapping[str, str], why: str) -> JobRecord:
+        """What can be shown of a record that ``from_hash`` refuses."""
+        known = fields.get("state", "") in set(State)
+        return cls(
+            task_id=fields.get("id", ""),
+            state=State(fields["state"]) if known else State.QUEUED,
+            spec=JobSpec(fields.get("id", ""), "", "", ""),
+            lane=fields.get("lane", ""),
+            job_class=fields.get("class", ""),
+            token=0,
+            attempt=0,
+            failures=0,
+            crashes=0,
+            degradations=0,
+            percent=0.0,
+            stage="",
+            seconds_left=None,
+            owner=fields.get("owner", ""),
+            submitted_s=0.0,
+            started_s=None,
+            ended_s=None,
+            error=fields.get("error", "") or f"The record of this job in the queue is spoilt: {why}",
+            error_kind="bad input",
+            staged=None,
+            result=None,
+            history=(),
+        )
+
+    @classmethod
+    def _from_hash(cls, fields: Mapping[str, str]) -> JobRecord:
         def seconds(name: str) -> float | None:
             return int(fields[name]) / 1000 if fields.get(name) else None
 
         def parsed(name: str) -> Mapping[str, Any] | None:
-            return json.loads(fields[name]) if fields.get(name) else None
+            value = _parsed(fields[name], name) if fields.get(name) else None
+            if value is not None and not isinstance(value, dict):
+                raise BadJob(name, "is no JSON object.")
+            return value
 
         return cls(
             task_id=fields["id"],
@@ -174,7 +230,7 @@ class JobRecord:
             error_kind=fields.get("error_kind", ""),
             staged=parsed("staged"),
             result=parsed("result"),
-            history=tuple(json.loads(line) for line in fields.get("history", "").splitlines() if line),
+            history=tuple(_parsed(line, "history") for line in fields.get("history", "").splitlines() if line),
         )
 
     def to_dict(self) -> dict[str, Any]:

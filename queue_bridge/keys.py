@@ -91,6 +91,11 @@ class Keys:
         return self._key("totals")
 
     @property
+    def clock(self) -> str:
+        """String: the latest time that a script has seen, so that a clock that is set back is noticed."""
+        return self._key("clock")
+
+    @property
     def instances(self) -> str:
         """Set: names of instances that have registered; those whose hash is gone are not alive."""
         return self._key("instances")
@@ -117,6 +122,7 @@ class Keys:
             "EVENTS": self.events,
             "WAKE": self.wake,
             "TURNS": self.turns,
+            "CLOCK": self.clock,
             "TOTALS": self.totals,
             "INSTANCES": self.instances,
             "LANES": self.lanes,

@@ -9,7 +9,7 @@ from .config import Settings
 from .keys import Keys
 
 FOLDER = Path(__file__).with_name("lua")
-NAMES = ("submit", "claim", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend")
+NAMES = ("submit", "claim", "refuse", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend")
 Argument = str | int | float
 
 

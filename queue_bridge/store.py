@@ -110,13 +110,31 @@ class Store:
         fields = await answer_to(self.client.hgetall(self.keys.job(answer[1])), self.settings.url)
         try:
             return JobRecord.from_hash(fields)
-        except (JobError, KeyError, ValueError) as error:
+        except JobError as error:
             # Written by somebody else, or by another version. It ends here, so that it stops nobody else's job.
             log.warning("job %s cannot be read: %s", answer[1], error)
-            reason = f"This job cannot be read by this version ({error})."
+            reason = f"The record of this job in the queue is spoilt, or another version's: {error}"
             verdict = Verdict(State.FAILED, "bad input")
-            await self._call("settle", answer[1], fields["token"], *refusal(verdict, reason))
+            await self._call("settle", answer[1], fields.get("token", ""), *refusal(verdict, reason))
             return Idle(wake_id="0-0", due_s=0.0)
+
+    async def set_aside(self, instance: str, boot: str, lanes: Sequence[str]) -> JobRecord | None:
+        """The job that this instance would start now, which others pass over from here on (lua/claim.lua says how far).
+
+        It stays queued; what is set aside need not be given back. None when there is none, or not readable.
+        """
+        answer = await self._call("claim", instance, boot, "", 0, self.settings.priority_share, *lanes)
+        if answer[0] != "job":
+            return None
+        fields = await answer_to(self.client.hgetall(self.keys.job(answer[1])), self.settings.url)
+        try:
+            return JobRecord.from_hash(fields)
+        except JobError:
+            return None  # the claim says what is wrong with it
+
+    async def refuse(self, job: JobRecord, instance: str, reason: str) -> bool:
+        """End a job that this instance has set aside and found at fault; False when it is another's by now."""
+        return bool(await self._call("refuse", job.task_id, instance, reason) == "ok")
 
     async def sleep(self, idle: Idle, timeout_s: float) -> None:
         """Return when something may be claimed again, at the latest after ``timeout_s``."""

@@ -11,18 +11,20 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .ahead import Ahead, Checks
 from .config import Settings
-from .errors import BridgeError, LeaseLost, PromptFailed, QueueUnavailable
+from .errors import BridgeError, LeaseLost, PromptFailed, PromptWithdrawn, QueueUnavailable
 from .job import JobRecord
 from .job_files import JobFiles
-from .job_progress import JobProgress, Report
+from .job_progress import WAITING, JobProgress, Report
+from .job_prompt import prompt_of
 from .lease import LeaseKeeper
 from .presence import Identity
 from .prompt_events import Progress, PromptResult, PromptRunner, SavedFile
-from .retry import judge, kind_of, sentence_of
+from .retry import Verdict, judge, kind_of, sentence_of
 from .states import State
 from .store import Idle, Store, Unregistered
-from .templates import Template, template_named
+from .templates import Template
 from .tiers import tier_of_lane
 
 log = logging.getLogger("sonic.worker")
@@ -33,9 +35,9 @@ PROMPT_NAMES = uuid.UUID("8b5f2c0e-5d4a-4f0b-9a43-1f6c7d2e9b10")  # namespace of
 
 
 class Worker:
-    """One instance's loop over jobs, one job at a time.
+    """One instance's loop over jobs: one prompt at a time, and beside it what is left to do of the job before it.
 
-    path_of: where a file that a prompt saved lies. lanes: what this instance can serve.
+    path_of: where a file that a prompt saved lies. lanes: what this instance can serve. checks: see Ahead.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Worker:
         templates: Mapping[str, Template],
         lanes: Sequence[str],
         path_of: Callable[[SavedFile], Path],
+        checks: Checks,
     ) -> None:
         self._store = store
         self._keeper = keeper
@@ -57,19 +60,31 @@ class Worker:
         self._templates = templates
         self._lanes = tuple(lanes)
         self._path_of = path_of
+        self._ahead = Ahead(store, identity, files, templates, runner, lanes, checks)
+        self._held: JobRecord | None = None  # the one whose lease the keeper renews
+        self._waits = False  # whether its prompt has not begun yet
+        self._finishing: asyncio.Task[None] | None = None
         self._settings: Settings = store.settings
 
     async def run(self) -> None:
         """Take jobs until this task is cancelled."""
+        try:
+            await self._take_jobs()
+        finally:
+            if self._finishing:
+                await _end(self._finishing)
+
+    async def _take_jobs(self) -> None:
         claim_id = uuid.uuid4().hex
         while True:
             try:
+                await self._runner.turn()
                 job = await self._store.claim(self._identity.name, self._identity.boot, self._lanes, claim_id=claim_id)
                 if isinstance(job, Idle):
                     await self._store.sleep(job, IDLE_S)
                     continue
                 claim_id = uuid.uuid4().hex
-                await self._work(job)
+                await self._work_to_the_end_of_its_prompt(job)
             except Unregistered:  # the lease keeper sees to that
                 await asyncio.sleep(min(0.2, self._settings.heartbeat_s))
             except QueueUnavailable as error:  # which the lease keeper has told, too
@@ -79,8 +94,27 @@ class Worker:
                 log.exception("An error that was not foreseen; this instance goes on with the next job.")
                 await asyncio.sleep(AWAY_S)
 
-    async def _work(self, job: JobRecord) -> None:
-        """One start of one job, to whatever end."""
+    async def _work_to_the_end_of_its_prompt(self, job: JobRecord) -> None:
+        """One start of one job. Its video is laid in its place while the next job's prompt runs already."""
+        over = asyncio.Event()
+        self._waits = False
+        work = asyncio.create_task(self._work(job, over), name="sonic_job")
+        ahead = asyncio.create_task(
+            self._ahead.look(lambda: self._waits, lambda: self._runner.withdraw(_prompt_id(job)), job)
+        )
+        try:
+            await over.wait()
+            if self._finishing:  # of the job before: no more than one, should the place of the videos be slow
+                await self._finishing
+            self._finishing = work
+        except BaseException:
+            await _end(work)
+            raise
+        finally:
+            await _end(ahead)
+
+    async def _work(self, job: JobRecord, over: asyncio.Event) -> None:
+        """One start of one job, to whatever end. over: set as soon as another prompt may run."""
         started = time.monotonic()
         lost = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -89,23 +123,43 @@ class Worker:
             loop.call_soon_threadsafe(lost.set)
 
         self._keeper.hold(job, lose)
+        self._held = job
+        renewing = asyncio.create_task(self._renew_from(over, job, lost))
         try:
-            result = await _unless(lost, self._make(job, started))
+            result = await _unless(lost, self._make(job, started, over))
             await self._persist(lambda: self._store.complete(job, result))
             log.info("job %s: completed in %.1f s", job.task_id, time.monotonic() - started)
         except LeaseLost as error:
             log.warning("job %s: %s", job.task_id, error)
+        except PromptWithdrawn:
+            log.info("job %s: given back, as a priority job goes first", job.task_id)
+            with contextlib.suppress(LeaseLost):
+                await self._persist(lambda: self._store.settle(job, Verdict(State.QUEUED, "given back")))
         except Exception as error:  # noqa: BLE001  # whatever a node raises is this job's failure, not the instance's
             await self._settle(job, error)
         finally:
-            self._keeper.drop()
-            await asyncio.to_thread(self._files.tidy, job.task_id)
+            over.set()
+            renewing.cancel()
+            if self._held is job:
+                self._keeper.drop()
+                self._held = None
+            await asyncio.to_thread(self._files.tidy, job.task_id, job.token)
+
+    async def _renew_from(self, over: asyncio.Event, job: JobRecord, lost: asyncio.Event) -> None:
+        """Renew the lease of a job whose prompt is over: from there on the keeper looks after the next one's."""
+        await over.wait()
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_s)
+            try:
+                await self._store.renew(job)
+            except LeaseLost:
+                return lost.set()
+            except QueueUnavailable as error:
+                log.debug("renewing %s: %s", job.task_id, error)
 
     async def _settle(self, job: JobRecord, error: Exception) -> None:
         kind, sentence = kind_of(error), sentence_of(error)
-        verdict = judge(
-            kind, failures=job.failures, tier=tier_of_lane(job.lane), policy=self._settings.retry_policy
-        )
+        verdict = judge(kind, failures=job.failures, tier=tier_of_lane(job.lane), policy=self._settings.retry_policy)
         log.log(
             logging.WARNING if verdict.state is State.FAILED else logging.INFO,
             "job %s: %s (%s), now %s",
@@ -120,39 +174,38 @@ class Worker:
         except LeaseLost as stale:
             log.warning("job %s: %s", job.task_id, stale)
 
-    async def _make(self, job: JobRecord, started: float) -> dict[str, Any]:
+    async def _make(self, job: JobRecord, started: float, over: asyncio.Event) -> dict[str, Any]:
         """Everything between claim and commit; returns the result that is to be committed."""
         if job.staged is not None:  # by an earlier start, which died before it could say that it was done
             published: bool = await asyncio.to_thread(self._files.publish, job.staged)
             if published:
                 return dict(job.staged["result"])
-        template = template_named(self._templates, job.spec.workflow)
-        config = dict(job.spec.config)
-        if "resolution" in template.parameters and job.degradations:
-            config["resolution"] = tier_of_lane(job.lane)
-        values, warnings = template.check(config)
+        prompt = prompt_of(job, self._templates)
         progress = JobProgress(self._settings.progress_s, started)
         reports = _Reports(self._store, job)
         try:
             reports.send(progress.of_step(0.5, "Fetch", started))
-            image, audio = await asyncio.to_thread(self._files.fetch, job.spec)
+            if ready := await self._ahead.take(job):
+                image, audio = ready.image, ready.audio
+            else:
+                image, audio = await asyncio.to_thread(self._files.fetch, job.spec, job.token)
             await asyncio.to_thread(self._files.check_output, job.spec)
 
             def on_progress(now: Progress) -> None:
+                self._waits = now.stage == WAITING
                 report = progress.of_prompt(now.fraction, now.stage, time.monotonic())
                 if report:
                     reports.send(report)
 
             outcome = await self._runner.run(
-                template.fill(
-                    values, image=image, audio=audio, output_prefix=self._files.output_prefix(job.spec, job.token)
-                ),
+                prompt.graph(image=image, audio=audio, output_prefix=self._files.output_prefix(job.spec, job.token)),
                 on_progress=on_progress,
-                weights=template.weights,
-                prompt_id=str(uuid.uuid5(PROMPT_NAMES, f"{job.task_id}/{job.token}")),
+                weights=prompt.template.weights,
+                prompt_id=_prompt_id(job),
             )
+            over.set()
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
-            produced = self._produced(outcome, template)
+            produced = self._produced(outcome, prompt.template)
             laid = await asyncio.to_thread(self._files.stage, produced, job.spec, job.token)
         finally:
             await reports.end()
@@ -162,8 +215,8 @@ class Worker:
             "seconds": round(time.monotonic() - started, 3),
             "instance": self._identity.name,
             "attempt": job.attempt,
-            "warnings": warnings,
-            "resolution": config.get("resolution"),
+            "warnings": list(prompt.warnings),
+            "resolution": prompt.config.get("resolution"),
             "degraded": bool(job.degradations),
             "report": outcome.report("sonic"),
         }
@@ -218,6 +271,17 @@ class _Reports:
                 await self._store.progress(self._job, report.percent, report.stage, report.seconds_left)
             except (QueueUnavailable, LeaseLost) as error:  # a lost lease is the lease keeper's news
                 log.debug("progress of %s: %s", self._job.task_id, error)
+
+
+def _prompt_id(job: JobRecord) -> str:
+    return str(uuid.uuid5(PROMPT_NAMES, f"{job.task_id}/{job.token}"))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it is gone."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
 
 
 async def _unless(lost: asyncio.Event, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:

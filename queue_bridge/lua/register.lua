@@ -11,7 +11,8 @@ if other ~= boot then
   redis.call('SADD', INSTANCES, name)
   -- Whatever an earlier process of this name ran has died with it.
   for _, id in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
-    local owner, owner_boot = unpack(redis.call('HMGET', JOB .. id, 'owner', 'boot'))
+    local owner, owner_boot
+    if is_record(id) then owner, owner_boot = unpack(redis.call('HMGET', JOB .. id, 'owner', 'boot')) end
     if owner == name and owner_boot ~= boot then
       after_crash(id)
       taken = taken + 1

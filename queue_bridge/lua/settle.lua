@@ -11,7 +11,7 @@ if state ~= 'running' then return state == target and 'ok' or 'stale' end
 if not NEXT[target] then return redis.error_reply('a running job cannot become ' .. target) end
 
 redis.call('ZREM', LEASES, id)
-if ARGV[15] ~= '' then redis.call('HINCRBY', key, ARGV[15], 1) end
+if ARGV[15] ~= '' then step(key, ARGV[15], 1) end
 if ARGV[16] ~= '' then remember(key, cjson.decode(ARGV[16])) end
 if ARGV[11] ~= '' then redis.call('HSET', key, 'error', ARGV[11], 'error_kind', ARGV[12]) end
 
