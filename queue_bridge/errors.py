@@ -3,6 +3,7 @@
 BridgeError
 ├── ConfigError           a setting is wrong; ``setting`` names it
 ├── QueueUnavailable      the queue's Redis server cannot be used: not there, wrong password, too old
+│   └── QueueForbidden    its user lacks a right that the queue needs
 ├── RedisServerError      the queue's own database server cannot be found, started or stopped
 ├── JobError              a job cannot be run as it is; trying again changes nothing
 │   ├── BadJob            a field or a parameter of a job is wrong
@@ -39,6 +40,10 @@ class ConfigError(BridgeError):
 
 class QueueUnavailable(BridgeError):
     """Raised when the queue's Redis server cannot be used; no message holds its password."""
+
+
+class QueueForbidden(QueueUnavailable):
+    """Raised when the server's user lacks a right that the queue needs; the sentence names it."""
 
 
 class RedisServerError(BridgeError):

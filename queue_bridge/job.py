@@ -19,6 +19,7 @@ Value = int | float | str | bool
 CLASS_OF: Mapping[str, str] = MappingProxyType({"priority": "priority", "normal": "pending"})
 DEFAULT_TEMPLATE = "portrait_speaks"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+LARGEST_NUMBER = 2**64
 SPEC_BYTES = 65_536  # of a job as JSON; lua/common.lua has the same limit. The longest real one is below 2 KB.
 # What a client may write; image_url and audio_url are other names of image and audio.
 FIELDS = frozenset(
@@ -69,6 +70,8 @@ class JobSpec:
         for name, value in config.items():
             if not isinstance(value, bool | int | float | str):
                 raise BadJob(f"config.{name}", "is no number, text, true or false.")
+            if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+                raise BadJob(f"config.{name}", "is a larger number than any parameter takes.")
         priority = _text(fields, "priority", "normal")
         if priority not in CLASS_OF:
             raise BadJob("priority", f"'{priority}' is not one of {', '.join(sorted(CLASS_OF))}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from .config import Settings
 from .keys import Keys
 
 FOLDER = Path(__file__).with_name("lua")
-NAMES = ("submit", "claim", "refuse", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend")
+NAMES = ("submit", "claim", "refuse", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend", "rights")
 Argument = str | int | float
+READS = ("hgetall", "smembers", "xlen", "xread", "xrevrange", "zrevrange")  # outside of scripts
+CALLS = re.compile(r"redis\.p?call\('(\w+)'")
 
 
 class Scripts:
@@ -29,6 +32,11 @@ class Scripts:
         """The whole text of a script: key names, what is shared, the script itself."""
         parts = [(FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name)]
         return "\n".join([self.keys.lua_names(), *parts])
+
+    def commands(self) -> tuple[str, ...]:
+        """Every command of the database that the queue uses."""
+        found = {name for path in FOLDER.glob("*.lua") for name in CALLS.findall(path.read_text(encoding="utf-8"))}
+        return tuple(sorted({name.upper() for name in found.union(READS)}))
 
     def arguments(self, *values: Argument) -> list[Argument]:
         """ARGV of a script whose own arguments are these."""

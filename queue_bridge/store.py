@@ -12,10 +12,10 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from .config import Settings
-from .errors import JobError, LeaseLost
+from .errors import JobError, LeaseLost, QueueForbidden
 from .job import CLASS_OF, JobRecord, JobSpec
 from .presence import Identity, registration
-from .redis_connection import answer_to
+from .redis_connection import answer_to, safe_url
 from .retry import Verdict
 from .scripts import NAMES, Argument, Scripts
 from .states import State
@@ -65,6 +65,7 @@ class Store:
         self.settings = settings
         self.scripts = Scripts(settings, clock)
         self.keys = self.scripts.keys
+        self._allowed = False
         self._registered = {name: client.register_script(self.scripts.source(name)) for name in NAMES}
 
     async def register(self, identity: Identity, *, predecessor_is_dead: bool = False) -> bool:
@@ -113,7 +114,7 @@ class Store:
         except JobError as error:
             # Written by somebody else, or by another version. It ends here, so that it stops nobody else's job.
             log.warning("job %s cannot be read: %s", answer[1], error)
-            reason = f"The record of this job in the queue is spoilt, or another version's: {error}"
+            reason = f"This job cannot be read by this version ({error})."
             verdict = Verdict(State.FAILED, "bad input")
             await self._call("settle", answer[1], fields.get("token", ""), *refusal(verdict, reason))
             return Idle(wake_id="0-0", due_s=0.0)
@@ -183,7 +184,26 @@ class Store:
         if answer != "ok":
             raise LeaseLost(f"The job {job.task_id} belongs to another instance now, or is no longer there.")
 
+    async def _check_rights(self) -> None:
+        """Once, before anything is written. Raises QueueForbidden with what is missing."""
+        missing = await self._run("rights", *self.scripts.commands())
+        at = safe_url(self.settings.url)
+        if missing and missing[0] == "*":
+            raise QueueForbidden(
+                f"The queue's server at {at} does not let its user use the queue's keys or commands; give it the "
+                f"rights ~{self.settings.prefix}:* and +@all -@dangerous."
+            )
+        if missing:
+            names = " ".join(f"+{name.lower()}" for name in missing)
+            raise QueueForbidden(f"The queue's server at {at} lets its user do too little; give it the rights {names}.")
+        self._allowed = True
+
     async def _call(self, name: str, *values: Argument) -> Any:
+        if not self._allowed:
+            await self._check_rights()
+        return await self._run(name, *values)
+
+    async def _run(self, name: str, *values: Argument) -> Any:
         script = self._registered[name]
         run = script(keys=[self.scripts.routing_key], args=self.scripts.arguments(*values))
         return await answer_to(run, self.settings.url)

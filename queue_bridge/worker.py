@@ -13,7 +13,7 @@ from typing import Any
 
 from .ahead import Ahead, Checks
 from .config import Settings
-from .errors import BridgeError, LeaseLost, PromptFailed, PromptWithdrawn, QueueUnavailable
+from .errors import BridgeError, LeaseLost, PromptFailed, PromptWithdrawn, QueueForbidden, QueueUnavailable
 from .job import JobRecord
 from .job_files import JobFiles
 from .job_progress import WAITING, JobProgress, Report
@@ -76,6 +76,7 @@ class Worker:
 
     async def _take_jobs(self) -> None:
         claim_id = uuid.uuid4().hex
+        said = ""
         while True:
             try:
                 await self._runner.turn()
@@ -87,6 +88,11 @@ class Worker:
                 await self._work_to_the_end_of_its_prompt(job)
             except Unregistered:  # the lease keeper sees to that
                 await asyncio.sleep(min(0.2, self._settings.heartbeat_s))
+            except QueueForbidden as error:
+                if str(error) != said:
+                    log.warning("%s Until then this instance takes no jobs.", error)
+                said = str(error)
+                await asyncio.sleep(AWAY_S)
             except QueueUnavailable as error:  # which the lease keeper has told, too
                 log.debug("claiming: %s", error)
                 await asyncio.sleep(AWAY_S)

@@ -1,0 +1,134 @@
+"""The job that an instance has ready to start next, on a real server: what others see of it, and how far it is theirs."""
+
+from __future__ import annotations
+
+from comfyui_sonic.queue_bridge.job import JobRecord
+from comfyui_sonic.queue_bridge.states import State
+from comfyui_sonic.queue_bridge.store import Idle
+
+from .test_store import LANES, Bench, bench
+
+__all__ = ["bench"]
+
+
+async def set_aside(bench: Bench, name: str = "a", lanes: tuple[str, ...] = LANES) -> JobRecord | None:
+    return await bench.store.set_aside(name, bench.boots[name], lanes)
+
+
+async def test_a_job_that_is_set_aside_stays_queued_and_is_the_next_one_of_its_instance(bench: Bench) -> None:
+    first, second = await bench.submit(2)
+    found = await set_aside(bench)
+    assert found
+    assert (found.task_id, found.state, found.token, found.attempt) == (first, State.QUEUED, 0, 0)
+    assert (await bench.view.counts()).queued == 2
+    started = await bench.claim()
+    assert (started.task_id, started.token) == (first, found.token + 1)
+    assert (await bench.claim("b")).task_id == second
+
+
+async def test_asking_again_sets_nothing_more_aside(bench: Bench) -> None:
+    first, second = await bench.submit(2)
+    assert [(await set_aside(bench)).task_id for _ in range(3)] == [first] * 3  # type: ignore[union-attr]
+    assert (await bench.claim("b")).task_id == second
+
+
+async def test_two_instances_set_different_jobs_aside_and_each_starts_its_own(bench: Bench) -> None:
+    jobs = await bench.submit(4)
+    for name in ("a", "b"):
+        await set_aside(bench, name)
+    assert [(await bench.claim(name)).task_id for name in ("b", "a")] == [jobs[1], jobs[0]]
+
+
+async def test_a_priority_job_that_comes_meanwhile_starts_before_it(bench: Bench) -> None:
+    (normal,) = await bench.submit()
+    await set_aside(bench)
+    (urgent,) = await bench.submit(priority="priority")
+    now = await set_aside(bench)
+    assert now
+    assert now.task_id == urgent
+    started = await bench.claim()
+    assert (started.task_id, started.attempt) == (urgent, 1)
+    later = await bench.claim()
+    assert (later.task_id, later.attempt) == (normal, 1)
+
+
+async def test_looking_ahead_takes_no_turn_from_either_class(bench: Bench) -> None:
+    await bench.submit(40)
+    await bench.submit(40, priority="priority")
+    order = []
+    for _ in range(30):
+        for _ in range(3):
+            await set_aside(bench)
+        order.append((await bench.claim()).spec.priority)
+    assert order.count("normal") == 3
+    assert order[:9] == ["priority"] * 9
+
+
+async def test_an_idle_instance_takes_it_when_there_is_nothing_else(bench: Bench) -> None:
+    (only,) = await bench.submit()
+    await set_aside(bench)
+    assert (await bench.claim("b")).task_id == only
+    assert await set_aside(bench) is None
+
+
+async def test_it_is_passed_over_three_times_and_then_taken_by_whoever_comes(bench: Bench) -> None:
+    """So a long job of one instance holds up no other job for longer than three starts elsewhere."""
+    jobs = await bench.submit(8)
+    await set_aside(bench)
+    taken = [(await bench.claim("b")).task_id for _ in range(5)]
+    assert taken == [jobs[1], jobs[2], jobs[3], jobs[0], jobs[4]]
+
+
+async def test_it_is_anybodys_as_soon_as_its_instance_is_dead_and_no_crash_is_counted(bench: Bench) -> None:
+    first, _ = await bench.submit(2)
+    await set_aside(bench)
+    await bench.store.client.delete(bench.store.keys.instance("a"))  # as when its registration runs out
+    started = await bench.claim("b")
+    assert (started.task_id, started.attempt, started.crashes) == (first, 1, 0)
+
+
+async def test_a_successor_of_the_same_name_does_not_inherit_it(bench: Bench) -> None:
+    first, second = await bench.submit(2)
+    await set_aside(bench)
+    await bench.register("a", "boot-2", predecessor_is_dead=True)
+    assert (await bench.claim("b")).task_id == first
+    assert (await bench.claim("a")).task_id == second
+
+
+async def test_a_job_of_another_lane_is_not_set_aside(bench: Bench) -> None:
+    await bench.submit(tier=1024)
+    assert await set_aside(bench, lanes=("512",)) is None
+
+
+async def test_a_job_found_at_fault_fails_before_its_start(bench: Bench) -> None:
+    broken, good = await bench.submit(2)
+    found = await set_aside(bench)
+    assert found
+    assert await bench.store.refuse(found, "a", "The sound is empty.")
+    assert await bench.store.refuse(found, "a", "The sound is empty."), "the call may be repeated"
+    record = await bench.view.job(broken)
+    assert record
+    assert (record.state, record.error, record.attempt) == (State.FAILED, "The sound is empty.", 0)
+    assert (await bench.claim()).task_id == good
+    assert isinstance(await bench.ask(), Idle)
+
+
+async def test_a_job_that_another_has_started_meanwhile_is_not_refused(bench: Bench) -> None:
+    (only,) = await bench.submit()
+    found = await set_aside(bench)
+    assert found
+    assert (await bench.claim("b")).task_id == only
+    assert not await bench.store.refuse(found, "a", "The sound is empty.")
+    assert await bench.state(only) is State.RUNNING
+
+
+async def test_an_instance_that_dies_before_the_prompt_has_begun_is_no_crash_of_the_job(bench: Bench) -> None:
+    (only,) = await bench.submit()
+    for _ in range(5):
+        job = await bench.claim()
+        await bench.store.progress(job, 0.5, "Waiting", None)
+        bench.clock.pass_s(31)
+        await bench.store.tend()
+    record = await bench.view.job(only)
+    assert record
+    assert (record.state, record.attempt, record.crashes, record.history) == (State.QUEUED, 0, 0, ())
