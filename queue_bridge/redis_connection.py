@@ -94,6 +94,7 @@ def version_numbers(version: str) -> tuple[int, ...]:
 
 AUTHENTICATION = (exceptions.AuthenticationError, exceptions.AuthenticationWrongNumberOfArgsError)
 SCRIPTS_REFUSED = re.compile(r"to run the '(eval|evalsha|script)[|a-z]*'", re.IGNORECASE)
+REFUSED_IN_SCRIPT = "ACL failure in script:"
 NO_PASSWORD_SET = "called without any password configured"  # a server's words, which have no code of their own
 # The first kind that the error or one of its causes is decides; {at} is the address, {text} what was said.
 SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
@@ -150,6 +151,9 @@ def as_queue_error(error: BaseException, url: str) -> QueueUnavailable:
                 "give it the right +@scripting."
             )
         return QueueForbidden(f"The queue's server at {at} does not let its user do this: {text}.")
+    if REFUSED_IN_SCRIPT in text:
+        what = text.partition(REFUSED_IN_SCRIPT)[2].partition(" script:")[0].strip()
+        return QueueForbidden(f"The queue's server at {at} does not let its user do this: {what}.")
     for kind, sentence in SENTENCES:
         if any(isinstance(cause, kind) for cause in causes):
             return QueueUnavailable(sentence.format(at=at, text=text))

@@ -10,7 +10,8 @@ from .config import Settings
 from .keys import Keys
 
 FOLDER = Path(__file__).with_name("lua")
-NAMES = ("submit", "claim", "refuse", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend", "rights")
+NAMES = ("submit", "claim", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend")
+NAMES += ("refuse", "rights")
 Argument = str | int | float
 READS = ("hgetall", "smembers", "xlen", "xread", "xrevrange", "zrevrange")  # outside of scripts
 CALLS = re.compile(r"redis\.p?call\('(\w+)'")

@@ -1,4 +1,4 @@
-"""The job that an instance has ready to start next, on a real server: what others see of it, and how far it is theirs."""
+"""The job that an instance has ready to start next, on a real server: what others see of it, and when it is theirs."""
 
 from __future__ import annotations
 

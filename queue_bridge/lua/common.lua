@@ -78,7 +78,11 @@ local function spoilt(key)
   for at, value in ipairs(redis.call('HMGET', key, unpack(names))) do
     local name = names[at]
     if not value then return "its field '" .. name .. "' is missing" end
-    if at > 2 and name ~= 'spec' and not string.find(value, '^%-?%d+%.?%d*$') then
+    if name == 'class' then
+      if value ~= 'priority' and value ~= 'pending' then return "its field 'class' is neither priority nor pending" end
+    elseif name == 'lane' then
+      if not string.find(value, '^%d+') then return "its field 'lane' begins with no resolution" end
+    elseif name ~= 'spec' and not string.find(value, '^%-?%d+%.?%d*$') then
       return "its field '" .. name .. "' is no number"
     end
   end
