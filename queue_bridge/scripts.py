@@ -10,8 +10,7 @@ from .config import Settings
 from .keys import Keys
 
 FOLDER = Path(__file__).with_name("lua")
-NAMES = ("submit", "claim", "settle", "progress", "renew", "stage", "restart", "register", "leave", "tend")
-NAMES += ("refuse", "rights")
+NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem != "common"))
 Argument = str | int | float
 READS = ("hgetall", "smembers", "xlen", "xread", "xrevrange", "zrevrange")  # outside of scripts
 CALLS = re.compile(r"redis\.p?call\('(\w+)'")

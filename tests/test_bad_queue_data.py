@@ -1,4 +1,4 @@
-"""What may become of the queue's data, its server's clock, its rights and its disks: a sentence, and the line goes on."""
+"""What may become of the queue's data, its server's clock, rights and disks: one sentence, and the line goes on."""
 
 from __future__ import annotations
 

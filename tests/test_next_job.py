@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from comfyui_sonic.queue_bridge.job import JobRecord
-from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Idle
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-from .test_store import LANES, Bench, bench
+import pytest
+from comfyui_sonic.queue_bridge.ahead import Ahead
+from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
+from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
+from comfyui_sonic.queue_bridge.job_files import JobFiles
+from comfyui_sonic.queue_bridge.presence import Identity
+from comfyui_sonic.queue_bridge.states import State
+from comfyui_sonic.queue_bridge.store import Idle, Submission
+from comfyui_sonic.queue_bridge.templates import SHIPPED, load_templates
+from comfyui_sonic.sonic.errors import BadPortrait
+
+from .test_store import LANES, Bench, bench, spec
 
 __all__ = ["bench"]
 
@@ -132,3 +145,119 @@ async def test_an_instance_that_dies_before_the_prompt_has_begun_is_no_crash_of_
     record = await bench.view.job(only)
     assert record
     assert (record.state, record.attempt, record.crashes, record.history) == (State.QUEUED, 0, 0, ())
+
+
+# --- making it ready --------------------------------------------------------------------------------------------------
+
+
+def check_picture(path: Path) -> None:
+    if path.read_bytes() == b"broken":
+        raise BadPortrait("The picture is damaged.")
+
+
+@dataclass
+class Desk:
+    """An instance that looks ahead, and a folder with orders."""
+
+    bench: Bench
+    ahead: Ahead
+    files: JobFiles
+    orders: Path
+
+    async def submit(self, name: str = "a", *, picture: bytes = b"picture", folder: str = ".", **config: int) -> str:
+        place = self.orders / folder
+        place.mkdir(exist_ok=True)
+        (place / f"{name}.png").write_bytes(picture)
+        (place / f"{name}.wav").write_bytes(b"sound")
+        places = [(place / f"{name}.{suffix}").as_uri() for suffix in ("png", "wav", "mp4")]
+        (answer,) = await self.bench.store.submit([Submission(JobSpec(new_job_id(), *places, config=config), 512)])
+        return answer.task_id
+
+    @contextlib.asynccontextmanager
+    async def looking(self, until: Callable[[], bool]) -> AsyncIterator[None]:
+        """While another job runs, and until something has come of it."""
+        current = JobRecord.spoilt({"id": "current", "class": "pending"}, "")
+        looking = asyncio.create_task(self.ahead.look(lambda: False, lambda: None, current))
+        try:
+            async with asyncio.timeout(10):
+                while not until():
+                    await asyncio.sleep(0.01)
+            yield
+        finally:
+            looking.cancel()
+
+    def copies(self) -> list[str]:
+        return sorted(path.name for path in self.files.input_directory.rglob("*") if path.is_file())
+
+    async def eventually(self, task_id: str, state: State) -> JobRecord:
+        async with asyncio.timeout(10):
+            while (found := (await self.bench.view.jobs([task_id]))[task_id]).state is not state:
+                await asyncio.sleep(0.01)
+        return found
+
+
+@pytest.fixture
+def desk(bench: Bench, tmp_path: Path) -> Desk:
+    orders = tmp_path / "orders"
+    orders.mkdir()
+    files = JobFiles([orders], tmp_path / "input", tmp_path / "output", own="boot-1")
+    templates = load_templates([SHIPPED])
+    checks = {"SONIC_LoadPortrait": check_picture}
+    client = ComfyClient("127.0.0.1:1")  # never asked: over HTTP nothing is known of a graph before it runs
+    ahead = Ahead(bench.store, Identity("a", "boot-1"), files, templates, client, LANES, checks)
+    return Desk(bench, ahead, files, orders)
+
+
+async def test_its_files_are_there_when_its_turn_comes(desk: Desk) -> None:
+    await desk.submit()
+    async with desk.looking(lambda: len(desk.copies()) == 2):
+        pass
+    job = await desk.bench.claim()
+    ready = await desk.ahead.take(job)
+    assert ready
+    assert (desk.files.input_directory / ready.image).read_bytes() == b"picture"
+    assert await desk.ahead.take(job) is None, "they are handed out once"
+    desk.files.tidy(job.task_id, job.token)
+    assert desk.copies() == []
+
+
+async def test_a_picture_that_was_replaced_meanwhile_is_copied_again(desk: Desk) -> None:
+    await desk.submit()
+    async with desk.looking(lambda: len(desk.copies()) == 2):
+        pass
+    (desk.orders / "a.png").write_bytes(b"a better picture")
+    assert await desk.ahead.take(await desk.bench.claim()) is None
+
+
+async def test_a_damaged_picture_fails_the_job_and_the_one_behind_it_is_made_ready_at_once(desk: Desk) -> None:
+    broken = await desk.submit("broken", picture=b"broken")
+    await desk.submit("good")
+    async with desk.looking(lambda: desk.copies() == ["good.png", "good.wav"]):
+        record = await desk.eventually(broken, State.FAILED)
+    assert (record.error, record.error_kind, record.attempt) == ("The picture is damaged.", "bad input", 0)
+
+
+async def test_a_wrong_parameter_fails_the_job_before_its_start(desk: Desk) -> None:
+    wrong = await desk.submit(inference_steps=5000)
+    async with desk.looking(lambda: True):
+        record = await desk.eventually(wrong, State.FAILED)
+    assert record.error == "config.inference_steps: 5000 is outside 1 to 100."
+
+
+async def test_a_folder_that_is_away_is_left_to_the_start(desk: Desk) -> None:
+    waiting = await desk.submit("a", folder="drive")
+    (desk.orders / "drive").rename(desk.orders / "away")
+    async with desk.looking(lambda: True):
+        await asyncio.sleep(0.3)
+    assert await desk.bench.state(waiting) is State.QUEUED
+    assert await desk.ahead.take(await desk.bench.claim()) is None
+
+
+async def test_a_priority_job_is_made_ready_instead_and_the_first_copies_go(desk: Desk) -> None:
+    await desk.submit("normal")
+    async with desk.looking(lambda: desk.copies() == ["normal.png", "normal.wav"]):
+        pass
+    (answer,) = await desk.bench.store.submit([Submission(spec("priority"), 512)])
+    async with desk.looking(lambda: desk.copies() == []):
+        pass
+    assert (await desk.bench.claim()).task_id == answer.task_id
