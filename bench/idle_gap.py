@@ -4,8 +4,9 @@
 
 Prints JSON. One real ComfyUI on the processor; a test node sleeps for ``--seconds`` and writes down when it began and
 ended. ``gap_ms`` is from the end of one job's node to the beginning of the next one's: everything that happens between
-two jobs. ``comfyui_alone`` is ComfyUI's own part, with all prompts in its queue from the start. ``polls_every_1_s`` and ``polls_every_0.25_s`` are plain clients of the same
-server that ask /history so often and then post the next prompt, with every prompt ready beforehand.
+two jobs. ``comfyui_alone`` is ComfyUI's own part of it, with all prompts in its queue from the start.
+``polls_every_1_s`` and ``polls_every_0.25_s`` are plain clients of the same server that ask /history so often and then
+post the next prompt, with nothing to fetch or to check.
 """
 
 from __future__ import annotations

@@ -117,9 +117,9 @@ class Ahead:
             if job.staged is not None:  # there is nothing left to be computed
                 return None
             prompt = prompt_of(job, self._templates)
-            await asyncio.to_thread(self._files.check_output, job.spec)
             sources = await asyncio.to_thread(self._files.sources, job.spec)
             image, audio = await asyncio.to_thread(self._files.fetch, job.spec, job.token)
+            await asyncio.to_thread(self._files.check_output, job.spec)
             await asyncio.to_thread(self._read, prompt, image, audio)
             prefix = self._files.output_prefix(job.spec, job.token)
             await self._runner.check(prompt.graph(image=image, audio=audio, output_prefix=prefix))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from comfyui_sonic.queue_bridge.ahead import Ahead
 from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
-from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
+from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, new_job_id
 from comfyui_sonic.queue_bridge.job_files import JobFiles
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.states import State
@@ -19,7 +20,7 @@ from comfyui_sonic.queue_bridge.store import Idle, Submission
 from comfyui_sonic.queue_bridge.templates import SHIPPED, load_templates
 from comfyui_sonic.sonic.errors import BadPortrait
 
-from .test_store import LANES, Bench, bench, spec
+from .test_store import LANES, Bench, bench
 
 __all__ = ["bench"]
 
@@ -164,13 +165,22 @@ class Desk:
     files: JobFiles
     orders: Path
 
-    async def submit(self, name: str = "a", *, picture: bytes = b"picture", folder: str = ".", **config: int) -> str:
+    async def submit(
+        self,
+        name: str = "a",
+        *,
+        picture: bytes = b"picture",
+        folder: str = ".",
+        priority: Priority = "normal",
+        **config: int,
+    ) -> str:
         place = self.orders / folder
         place.mkdir(exist_ok=True)
         (place / f"{name}.png").write_bytes(picture)
         (place / f"{name}.wav").write_bytes(b"sound")
         places = [(place / f"{name}.{suffix}").as_uri() for suffix in ("png", "wav", "mp4")]
-        (answer,) = await self.bench.store.submit([Submission(JobSpec(new_job_id(), *places, config=config), 512)])
+        spec = JobSpec(new_job_id(), *places, config=config, priority=priority)
+        (answer,) = await self.bench.store.submit([Submission(spec, 512)])
         return answer.task_id
 
     @contextlib.asynccontextmanager
@@ -187,7 +197,7 @@ class Desk:
             looking.cancel()
 
     def copies(self) -> list[str]:
-        return sorted(path.name for path in self.files.input_directory.rglob("*") if path.is_file())
+        return sorted(name for _, _, names in os.walk(self.files.input_directory) for name in names)
 
     async def eventually(self, task_id: str, state: State) -> JobRecord:
         async with asyncio.timeout(10):
@@ -257,7 +267,9 @@ async def test_a_priority_job_is_made_ready_instead_and_the_first_copies_go(desk
     await desk.submit("normal")
     async with desk.looking(lambda: desk.copies() == ["normal.png", "normal.wav"]):
         pass
-    (answer,) = await desk.bench.store.submit([Submission(spec("priority"), 512)])
-    async with desk.looking(lambda: desk.copies() == []):
+    urgent = await desk.submit("urgent", priority="priority")
+    async with desk.looking(lambda: desk.copies() == ["urgent.png", "urgent.wav"]):
         pass
-    assert (await desk.bench.claim()).task_id == answer.task_id
+    job = await desk.bench.claim()
+    assert job.task_id == urgent
+    assert await desk.ahead.take(job)
