@@ -11,7 +11,7 @@ end
 local EVENTS_KEPT, RETENTION_MS, CRASHES_MAX = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local BATCH_KEPT_MS = 90 * 24 * 3600 * 1000
 local SPEC_MAX = 65536  -- as in job.py: more is no description of a job
-local WAITING = 'Waiting'  -- the stage of a job whose prompt has not begun yet (job_progress.py)
+local NOT_BEGUN = 'Waiting'  -- the stage of a job whose prompt has not begun yet (job_progress.py)
 local STATES = { queued = 1, running = 1, retrying = 1, completed = 1, failed = 1, cancelled = 1 }
 local NEXT = {  -- what a running job may become
   completed = true, failed = true, cancelled = true, retrying = true, queued = true,
@@ -96,7 +96,7 @@ local function give_back(id, key, cause)
   local why = spoilt(key)
   if why then return refuse(id, key, why) end
   local class, lane, place, stage = unpack(redis.call('HMGET', key, 'class', 'lane', 'place', 'stage'))
-  if stage == WAITING then redis.call('HINCRBY', key, 'attempt', -1) end
+  if stage == NOT_BEGUN then redis.call('HINCRBY', key, 'attempt', -1) end
   redis.call('HSET', key, 'state', 'queued', 'owner', '', 'stage', '')
   redis.call('ZADD', RETURNED .. class .. ':' .. lane, place, id)
   redis.call('SADD', LANES, class .. ':' .. lane)
@@ -130,7 +130,7 @@ local function after_crash(id)
   local state, owner, attempt, stage = unpack(redis.call('HMGET', key, 'state', 'owner', 'attempt', 'stage'))
   if state ~= 'running' then return end
   owner = owner or '?'
-  if stage == WAITING then return give_back(id, key, 'instance died') end
+  if stage == NOT_BEGUN then return give_back(id, key, 'instance died') end
   local crashes = step(key, 'crashes', 1)
   local sentence = 'The instance ' .. owner .. ' died or stalled while it ran this job.'
   remember(key, { attempt = tonumber(attempt), kind = 'crash', instance = owner, error = sentence })
