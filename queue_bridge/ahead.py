@@ -72,7 +72,9 @@ class Ahead:
         """
         while True:
             try:
-                found = await self._store.set_aside(self._identity.name, self._identity.boot, self._lanes)
+                found = None
+                if self._store.settings.prefetch or waits():
+                    found = await self._store.set_aside(self._identity.name, self._identity.boot, self._lanes)
                 if found and found.job_class == "priority" and current.job_class != "priority" and waits():
                     let_past()
                 if found and self._store.settings.prefetch:

@@ -18,12 +18,14 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from .errors import BadJob, FileUnreachable
+from .errors import BadJob, FileUnreachable, PromptFailed
 from .job import JobSpec
 
 FOLDER = "sonic"  # below ComfyUI's input and output folders
 # The disk is full, a quota is used up, or a file may not become larger.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])})
+
+NO_ROOM_WORDS = tuple(os.strerror(code) for code in sorted(NO_ROOM))
 
 
 class JobFiles:
@@ -152,6 +154,11 @@ class JobFiles:
         except OSError as error:
             raise _unwritable(place, error) from error
         return True
+
+    def about_room(self, error: PromptFailed) -> FileUnreachable | None:
+        """What to say of a node that had no room for the video; None when it failed for another reason."""
+        words = next((words for words in NO_ROOM_WORDS if words in str(error)), "")
+        return _no_room(self.output_directory, OSError(0, words)) if words else None
 
     def tidy(self, task_id: str, token: int) -> None:
         """Remove what a start left in ComfyUI's folders."""

@@ -203,12 +203,17 @@ class Worker:
                 if report:
                     reports.send(report)
 
-            outcome = await self._runner.run(
-                prompt.graph(image=image, audio=audio, output_prefix=self._files.output_prefix(job.spec, job.token)),
-                on_progress=on_progress,
-                weights=prompt.template.weights,
-                prompt_id=_prompt_id(job),
-            )
+            try:
+                outcome = await self._runner.run(
+                    prompt.graph(
+                        image=image, audio=audio, output_prefix=self._files.output_prefix(job.spec, job.token)
+                    ),
+                    on_progress=on_progress,
+                    weights=prompt.template.weights,
+                    prompt_id=_prompt_id(job),
+                )
+            except PromptFailed as error:
+                raise self._files.about_room(error) or error from error
             over.set()
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced = self._produced(outcome, prompt.template)

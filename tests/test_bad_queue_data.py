@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.errors import BadJob, FileUnreachable, QueueForbidden
+from comfyui_sonic.queue_bridge.errors import BadJob, PromptFailed, QueueForbidden
 from comfyui_sonic.queue_bridge.job import SPEC_BYTES, JobRecord, JobSpec, new_job_id
+from comfyui_sonic.queue_bridge.job_files import JobFiles
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.redis_connection import connect
 from comfyui_sonic.queue_bridge.retry import FailureKind, Verdict, kind_of
@@ -360,5 +361,12 @@ def test_a_file_that_may_not_become_so_large_is_no_fault_of_the_source(world: tu
     assert sentence == f"There is no room for more in '{comfyui / 'input'}' (File too large); free some there."
 
 
-def test_a_full_disk_is_no_fault_of_the_material() -> None:
-    assert kind_of(FileUnreachable("There is no room for more in '/videos'.")) is FailureKind.MAY_PASS
+def test_a_node_that_had_no_room_for_the_video_is_told_with_the_folder(world: tuple[Path, Path]) -> None:
+    orders, comfyui = world
+    files = JobFiles([orders], comfyui / "input", comfyui / "output")
+    error = files.about_room(PromptFailed("Save failed: [Errno 28] No space left on device: 'video_00001_.mp4'."))
+    assert error
+    assert kind_of(error) is FailureKind.MAY_PASS
+    folder = comfyui / "output"
+    assert str(error) == f"There is no room for more in '{folder}' (No space left on device); free some there."
+    assert files.about_room(PromptFailed("Save failed: planted.")) is None

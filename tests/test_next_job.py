@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -261,6 +261,15 @@ async def test_a_folder_that_is_away_is_left_to_the_start(desk: Desk) -> None:
         await asyncio.sleep(0.3)
     assert await desk.bench.state(waiting) is State.QUEUED
     assert await desk.ahead.take(await desk.bench.claim()) is None
+
+
+async def test_nothing_is_set_aside_when_that_is_turned_off(desk: Desk) -> None:
+    waiting = await desk.submit()
+    desk.bench.store.settings = replace(desk.bench.settings, prefetch=0)
+    async with desk.looking(lambda: True):
+        await asyncio.sleep(0.3)
+    assert desk.copies() == []
+    assert await desk.bench.store.client.hget(desk.bench.store.keys.job(waiting), "ahead") is None
 
 
 async def test_a_priority_job_is_made_ready_instead_and_the_first_copies_go(desk: Desk) -> None:

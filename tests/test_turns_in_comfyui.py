@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import statistics
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ async def test_jobs_run_one_after_another_and_in_their_order(line: Line) -> None
         await line.job(f"{number}", seconds=0.1)
     assert await line.ran(8) == [str(number) for number in range(8)]
     spans = [tuple(map(float, one.split()[1:])) for one in line.marks.read_text().splitlines()]
-    assert all(later[0] >= earlier[1] for earlier, later in itertools.pairwise(spans))
+    gaps = [later[0] - earlier[1] for earlier, later in itertools.pairwise(spans)]
+    assert min(gaps) >= 0
+    assert statistics.median(gaps) < 0.1
 
 
 async def test_a_priority_job_starts_before_the_one_that_is_ready(line: Line) -> None:
