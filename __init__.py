@@ -11,7 +11,8 @@ async def comfy_entrypoint():  # type: ignore[no-untyped-def]  # ComfyExtension 
     """Called once by ComfyUI's loader."""
     from .nodes.engines import available_engines
     from .nodes.extension import SonicExtension
+    from .nodes.material import CHECKS
     from .queue_bridge.attach import attach
 
-    attach(available_engines)
+    attach(available_engines, CHECKS)
     return SonicExtension()

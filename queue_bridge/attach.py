@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .ahead import Checks
 from .comfy_client import ComfyClient
 from .config import Settings, load_settings
 from .departure import depart_on_sigterm
@@ -39,8 +40,11 @@ log = logging.getLogger("sonic.attach")
 LARGEST_TIER_BYTES = 7.5 * 2**30  # a card sold as 8 GB serves the largest tier
 
 
-def attach(engines: Callable[[], Sequence[str]]) -> None:
-    """Start the bridge with the server when it is configured. engines: those that can run here, asked at start."""
+def attach(engines: Callable[[], Sequence[str]], checks: Checks) -> None:
+    """Start the bridge with the server when it is configured.
+
+    engines: those that can run here, asked at start. checks: how the files of a waiting job are tried.
+    """
     try:
         settings = load_settings()
     except BridgeError as error:
@@ -54,7 +58,7 @@ def attach(engines: Callable[[], Sequence[str]]) -> None:
 
     async def start(_application: object) -> None:
         try:
-            await _start(server, settings, engines())
+            await _start(server, settings, engines(), checks)
         except BridgeError as error:
             log.warning("The queue bridge is off. %s", error)
         except Exception:
@@ -63,7 +67,7 @@ def attach(engines: Callable[[], Sequence[str]]) -> None:
     server.app.on_startup.append(start)
 
 
-async def _start(server: Any, settings: Settings, engines: Sequence[str]) -> None:
+async def _start(server: Any, settings: Settings, engines: Sequence[str], checks: Checks) -> None:
     folder_paths = importlib.import_module("folder_paths")
     arguments = importlib.import_module("comfy.cli_args").args
     devices = importlib.import_module("comfy.model_management")
@@ -88,17 +92,18 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str]) -> Non
     store = Store(connect(settings.url), settings)
     keeper = LeaseKeeper(settings, identity, describe)
     folders = (Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory()))
-    files = JobFiles(settings.roots, *folders)
+    files = JobFiles(settings.roots, *folders, own=identity.boot[:8])
     worker = Worker(
         store,
         keeper,
         identity,
-        await _runner(server, arguments),
+        await _runner(server, arguments, settings.local_share),
         files,
         templates,
         lanes_of(tiers, engines),
         lambda file: _path_of(folder_paths, file),
         leaving,
+        checks,
         health,
     )
     log.info("queue bridge: instance '%s', queue '%s' at %s", identity.name, settings.queue, safe_url(settings.url))
@@ -122,10 +127,10 @@ async def _work(worker: Worker, keeper: LeaseKeeper, health: Health, settings: S
         os._exit(UNHEALTHY)  # the thread that runs prompts may hang, and would hold up any other way out
 
 
-async def _runner(server: Any, arguments: Any) -> PromptRunner:
+async def _runner(server: Any, arguments: Any, local_share: int) -> PromptRunner:
     execution, nodes = importlib.import_module("execution"), importlib.import_module("nodes")
     if PromptQueueRunner.fits(server, execution.validate_prompt):
-        runner = PromptQueueRunner(server, execution.validate_prompt, nodes.interrupt_processing)
+        runner = PromptQueueRunner(server, execution.validate_prompt, nodes.interrupt_processing, local_share)
         runner.listen()
         return runner
     log.warning("This ComfyUI's prompt queue is not the one that is known here; the bridge uses its HTTP interface.")

@@ -112,6 +112,16 @@ class ComfyClient:
             await socket.close()
         return outcome(prompt_id, entry, graph)
 
+    async def turn(self) -> None:
+        """Any time will do: over HTTP a prompt goes behind those that wait."""
+
+    async def check(self, graph: Graph) -> None:
+        """Nothing can be seen of a graph over HTTP without queueing it."""
+
+    def withdraw(self, prompt_id: str) -> bool:
+        """Never, since between a look and an answer the prompt may begin."""
+        return False
+
     async def interrupt(self, prompt_id: str) -> None:
         """Take a prompt out of the queue, or stop it where it runs; one that has ended stays as it is."""
         await self._call("POST", "/queue", json={"delete": [prompt_id]})

@@ -50,6 +50,10 @@ class Settings:
     jitter: float = _setting(0.2, "a wait is longer by up to this part, at random", low=0, high=1)
     crashes: int = _setting(3, "a job whose instance died so often under it has failed", low=1, high=100)
     priority_share: int = _setting(10, "one of so many turns is a normal job's though priority waits", low=2, high=1000)
+    prefetch: int = _setting(1, "1: the next job's files are copied and checked while one runs; 0: not", low=0, high=1)
+    local_share: int = _setting(
+        1, "prompts from the browser of a ComfyUI that may run between two jobs", low=1, high=1000
+    )
     retention_days: float = _setting(7.0, "an ended job is remembered for so long", low=0.001, high=3650)
     results_days: float = _setting(0.0, "a video is removed from its place after so long; 0: never", low=0, high=3650)
     grace_s: float = _setting(30.0, "after SIGTERM the job at hand may go on for so long", low=0, high=86400)

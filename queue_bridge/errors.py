@@ -3,6 +3,7 @@
 BridgeError
 ├── ConfigError           a setting is wrong; ``setting`` names it
 ├── QueueUnavailable      the queue's Redis server cannot be used: not there, wrong password, too old
+│   └── QueueForbidden    its user lacks a right that the queue needs
 ├── RedisServerError      the queue's own database server cannot be found, started or stopped
 ├── JobError              a job cannot be run as it is; trying again changes nothing
 │   ├── BadJob            a field or a parameter of a job is wrong
@@ -16,6 +17,7 @@ BridgeError
 ├── PromptInterrupted     somebody interrupted the prompt
 ├── PromptOverdue         the prompt took too long, or said nothing for too long, and was interrupted
 │   └── PromptStuck       and did not end then: this ComfyUI can run nothing any more
+├── PromptWithdrawn       a prompt that had not begun was taken back, for a job that goes first
 └── PairingError          what was handed in cannot be read at all
     ├── ManifestError     a line of a CSV or JSONL manifest is wrong
     └── ArchiveError      a ZIP is damaged, not safe to unpack, or there is no room for it
@@ -41,6 +43,10 @@ class ConfigError(BridgeError):
 
 class QueueUnavailable(BridgeError):
     """Raised when the queue's Redis server cannot be used; no message holds its password."""
+
+
+class QueueForbidden(QueueUnavailable):
+    """Raised when the server's user lacks a right that the queue needs; the sentence names it."""
 
 
 class RedisServerError(BridgeError):
@@ -122,6 +128,10 @@ class PromptOverdue(BridgeError):
 
 class PromptStuck(PromptOverdue):
     """Raised when a prompt does not end when it is interrupted, or the thread that runs prompts has ended."""
+
+
+class PromptWithdrawn(BridgeError):
+    """Raised when a prompt that had not begun was taken back; nothing has been lost by it."""
 
 
 class PairingError(BridgeError):

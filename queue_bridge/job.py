@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -21,6 +21,8 @@ CLASS_OF: Mapping[str, str] = MappingProxyType({"priority": "priority", "normal"
 PRIORITY_OF: Mapping[str, str] = MappingProxyType({name: priority for priority, name in CLASS_OF.items()})
 DEFAULT_TEMPLATE = "portrait_speaks"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+LARGEST_NUMBER = 2**64
+SPEC_BYTES = 65_536  # of a job as JSON; lua/common.lua has the same limit. The longest real one is below 2 KB.
 # What a client may write; image_url and audio_url are other names of image and audio.
 FIELDS = frozenset(
     {"task_id", "name", "image", "audio", "image_url", "audio_url", "config", "priority", "workflow", "output", "batch"}
@@ -78,10 +80,12 @@ class JobSpec:
         for name, value in config.items():
             if not isinstance(value, bool | int | float | str):
                 raise BadJob(f"config.{name}", "is no number, text, true or false.")
+            if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+                raise BadJob(f"config.{name}", "is a larger number than any parameter takes.")
         priority = _text(fields, "priority", "normal")
         if priority not in CLASS_OF:
             raise BadJob("priority", f"'{priority}' is not one of {', '.join(sorted(CLASS_OF))}.")
-        return cls(
+        spec = cls(
             task_id=task_id,
             image=_required(fields, "image", "image_url"),
             audio=_required(fields, "audio", "audio_url"),
@@ -92,17 +96,32 @@ class JobSpec:
             workflow=_text(fields, "workflow", DEFAULT_TEMPLATE),
             batch=_text(fields, "batch", ""),
         )
+        _check_size(len(spec.to_json().encode(errors="replace")))
+        return spec
 
     @classmethod
     def from_json(cls, text: str) -> JobSpec:
         """The job that ``to_json`` wrote; BadJob when it is none."""
-        try:
-            fields = json.loads(text)
-        except ValueError as error:
-            raise BadJob("job", f"is no JSON ({error}).") from error
+        _check_size(len(text))
+        fields = _parsed(text, "job")
         if not isinstance(fields, dict):
             raise BadJob("job", "is no JSON object.")
         return cls.parse(fields)
+
+
+def _check_size(count: int) -> None:
+    if count > SPEC_BYTES:
+        raise BadJob("job", f"takes {count} bytes, and {SPEC_BYTES} are the limit; it names files and holds none.")
+
+
+def _parsed(text: str, field: str, of: Callable[[str], Any] = json.loads) -> Any:
+    """JSON that anybody may have written. Raises BadJob."""
+    try:
+        return of(text)
+    except ValueError as error:
+        raise BadJob(field, f"is no JSON ({error}).") from error
+    except RecursionError as error:
+        raise BadJob(field, "is JSON that is nested too deeply.") from error
 
 
 def _text(fields: Mapping[str, Any], name: str, default: str) -> str:
@@ -127,14 +146,14 @@ def _document(fields: Mapping[str, str]) -> dict[str, Any]:
     while (piece := fields.get(str(len(pieces)))) is not None:
         pieces.append(piece)
     text = fields["spec"] if "spec" in fields else "".join(pieces)
-    try:
-        return unpacked(text.encode("utf-8", "surrogateescape"))
-    except ValueError as error:
-        raise BadJob("job", f"cannot be read: {error}.") from error
+    found = _parsed(text, "job", of=lambda given: unpacked(given.encode("utf-8", "surrogateescape")))
+    if not isinstance(found, dict):
+        raise BadJob("job", "is no JSON object.")
+    return found
 
 
 def _history(value: str | list[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    entries = [json.loads(line) for line in value.splitlines() if line] if isinstance(value, str) else value
+    entries = [_parsed(line, "history") for line in value.splitlines() if line] if isinstance(value, str) else value
     return tuple(entries)
 
 
@@ -173,25 +192,66 @@ class JobRecord:
     cancelling: bool = False
 
     @classmethod
-    def from_hash(cls, fields: Mapping[str, str], task_id: str = "") -> JobRecord:
-        """The record in a job's hash, as lua/*.lua write it. task_id: of its key; '' where a field ``id`` has it.
+    def from_hash(cls, fields: Mapping[str, str], task_id: str) -> JobRecord:
+        """The record in this job's hash, as lua/*.lua write it. Raises BadJob when somebody else has changed it."""
+        try:
+            return cls._from_hash(fields, task_id)
+        except KeyError as error:
+            raise BadJob(str(error.args[0]), "is missing.") from error
+        except (TypeError, ValueError) as error:  # a number or a state
+            raise BadJob("record", f"holds what it cannot hold ({error}).") from error
 
-        Raises BadJob, KeyError or ValueError when it is none.
-        """
-        task_id = task_id or fields["id"]
+    @classmethod
+    def spoilt(cls, fields: Mapping[str, str], task_id: str, why: str) -> JobRecord:
+        """What can be shown of a record that ``from_hash`` refuses."""
+        known = fields.get("state", "") in set(State)
+        return cls(
+            task_id=task_id,
+            state=State(fields["state"]) if known else State.QUEUED,
+            spec=JobSpec(task_id, "", "", "", batch=fields.get("batch", "")),
+            lane=fields.get("lane", ""),
+            job_class=fields.get("class", ""),
+            token=0,
+            attempt=0,
+            failures=0,
+            crashes=0,
+            degradations=0,
+            device_faults=0,
+            percent=0.0,
+            stage="",
+            seconds_left=None,
+            owner=fields.get("owner", ""),
+            submitted_s=0.0,
+            started_s=None,
+            ended_s=None,
+            error=fields.get("error", "") or f"The record of this job in the queue is spoilt: {why}",
+            error_kind="bad input",
+            staged=None,
+            result=None,
+            history=(),
+        )
+
+    @classmethod
+    def _from_hash(cls, fields: Mapping[str, str], task_id: str) -> JobRecord:
         document = _document(fields)
         known: dict[str, Any] = {**document, **fields}
         state = State(fields["state"])
         asked = {name: value for name, value in document.items() if name in FIELDS}
         job_class = known.get("class", CLASS_OF["normal"])
+        if job_class not in PRIORITY_OF:
+            raise BadJob("class", f"is none of {', '.join(PRIORITY_OF)}.")
         asked |= {"task_id": task_id, "priority": PRIORITY_OF[job_class], "batch": known.get("batch", "")}
 
         def seconds(name: str) -> float | None:
             return int(known[name]) / 1000 if known.get(name) else None
 
-        def parsed(name: str) -> Any:
-            value = known.get(name)
-            return json.loads(value) if value and isinstance(value, str) else value or None
+        def parsed(name: str) -> Mapping[str, Any] | None:
+            value = known.get(name) or None
+            if isinstance(value, str):
+                value = _parsed(value, name)
+            if value is not None and not isinstance(value, dict):
+                raise BadJob(name, "is no JSON object.")
+            return value
 
         result = parsed("result")
         return cls(

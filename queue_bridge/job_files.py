@@ -7,6 +7,7 @@ then decided in the queue (lua/stage.lua), and only that one is renamed to its p
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -17,16 +18,24 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from .errors import BadJob, FileUnreachable
+from .errors import BadJob, FileUnreachable, PromptFailed
 from .job import JobSpec
 
 FOLDER = "sonic"  # below ComfyUI's input and output folders
+# The disk is full, a quota is used up, or a file may not become larger.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])})
+
+NO_ROOM_WORDS = tuple(os.strerror(code) for code in sorted(NO_ROOM))
 
 
 class JobFiles:
-    """roots: the folders that jobs may name. input_directory, output_directory: ComfyUI's own, always allowed."""
+    """roots: the folders that jobs may name. input_directory, output_directory: ComfyUI's own, always allowed.
 
-    def __init__(self, roots: Iterable[Path], input_directory: Path, output_directory: Path) -> None:
+    own: a word that keeps this instance's files apart from those of another one with the same folders.
+    """
+
+    def __init__(self, roots: Iterable[Path], input_directory: Path, output_directory: Path, *, own: str = "") -> None:
+        self._own = own
         self.input_directory = input_directory
         self.output_directory = output_directory
         for folder in (input_directory, output_directory):
@@ -50,12 +59,21 @@ class JobFiles:
             )
         return resolved
 
-    def fetch(self, spec: JobSpec) -> tuple[str, str]:
-        """Copy picture and sound; returns their names in ComfyUI's input folder.
+    def sources(self, spec: JobSpec) -> tuple[tuple[int, int], ...]:
+        """Size and time of picture and sound where they are, to see whether a copy is still true; empty when away."""
+        try:
+            found = [self.path_of(uri, field).stat() for field, uri in (("image", spec.image), ("audio", spec.audio))]
+        except OSError:
+            return ()
+        return tuple((one.st_size, one.st_mtime_ns) for one in found)
 
-        Raises BadJob when one is not there, FileUnreachable when its whole folder is away.
+    def fetch(self, spec: JobSpec, token: int) -> tuple[str, str]:
+        """Copy picture and sound for one start; returns their names in ComfyUI's input folder.
+
+        Raises BadJob when one is not there, FileUnreachable when its whole folder is away or ours has no room.
         """
-        folder = self.input_directory / FOLDER / spec.task_id
+        start = f"{FOLDER}/{spec.task_id}/{self._start(token)}"
+        folder = self.input_directory / start
         names = []
         for field, uri in (("image", spec.image), ("audio", spec.audio)):
             source = self.path_of(uri, field)
@@ -69,13 +87,18 @@ class JobFiles:
                     raise FileUnreachable(f"{field}: the folder '{source.parent}' cannot be reached.") from error
                 raise BadJob(field, f"the file '{source}' is not there.") from error
             except OSError as error:
+                if error.errno in NO_ROOM:
+                    raise _no_room(self.input_directory, error) from error
                 raise FileUnreachable(f"{field}: '{source}' cannot be read: {error.strerror or error}.") from error
-            names.append(f"{FOLDER}/{spec.task_id}/{field}/{place.name}")
+            names.append(f"{start}/{field}/{place.name}")
         return names[0], names[1]
 
     def output_prefix(self, spec: JobSpec, token: int) -> str:
         """Where the prompt saves its video, below ComfyUI's output folder; no other start saves there."""
-        return f"{FOLDER}/{spec.task_id}/{token}/video"
+        return f"{FOLDER}/{spec.task_id}/{self._start(token)}/video"
+
+    def _start(self, token: int) -> str:
+        return f"{token}-{self._own}" if self._own else str(token)
 
     def check_output(self, spec: JobSpec) -> Path:
         """The video's place, before anything is computed. Raises BadJob or FileUnreachable when none can be there."""
@@ -162,10 +185,17 @@ class JobFiles:
             return "out of reach"
         return "removed"
 
-    def tidy(self, task_id: str) -> None:
-        """Remove what a job left in ComfyUI's folders."""
+    def about_room(self, error: PromptFailed) -> FileUnreachable | None:
+        """What to say of a node that had no room for the video; None when it failed for another reason."""
+        words = next((words for words in NO_ROOM_WORDS if words in str(error)), "")
+        return _no_room(self.output_directory, OSError(0, words)) if words else None
+
+    def tidy(self, task_id: str, token: int) -> None:
+        """Remove what a start left in ComfyUI's folders."""
         for folder in (self.input_directory, self.output_directory):
-            shutil.rmtree(folder / FOLDER / task_id, ignore_errors=True)
+            shutil.rmtree(folder / FOLDER / task_id / self._start(token), ignore_errors=True)
+            with contextlib.suppress(OSError):  # another start's files are in it
+                (folder / FOLDER / task_id).rmdir()
 
 
 def glob_escape(text: str) -> str:
@@ -191,5 +221,12 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _no_room(folder: Path, error: OSError) -> FileUnreachable:
+    reason = error.strerror or error
+    return FileUnreachable(f"There is no room for more in '{folder}' ({reason}); free some there.")
+
+
 def _unwritable(place: Path, error: OSError) -> FileUnreachable:
+    if error.errno in NO_ROOM:
+        return _no_room(place.parent, error)
     return FileUnreachable(f"'{place}' cannot be written: {error.strerror or error}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RUN = (2.0, 97.0)  # percent between which ComfyUI works; before it inputs are fetched, after it the video is published
+WAITING = "Waiting"  # the stage of a job whose prompt has not begun; lua/common.lua counts no crash against it
 ETA_FROM = 0.05  # an estimate from less than this part would only jump about
 
 

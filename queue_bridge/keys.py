@@ -125,6 +125,11 @@ class Keys:
         return self._key("totals")
 
     @property
+    def clock(self) -> str:
+        """String: the latest time that a script has seen, so that a clock that is set back is noticed."""
+        return self._key("clock")
+
+    @property
     def instances(self) -> str:
         """Set: names of instances that have registered; those whose hash is gone are not alive."""
         return self._key("instances")
@@ -168,6 +173,7 @@ class Keys:
             "RESULT_FILES": self.result_files,
             "TURNS": self.turns,
             "TURN": self.turn,
+            "CLOCK": self.clock,
             "TOTALS": self.totals,
             "INSTANCES": self.instances,
             "LANES": self.lanes,

@@ -99,6 +99,13 @@ class LeaseKeeper:
                 }
         self._changed.set()
 
+    def defuse(self) -> None:
+        """What the fuse was for has ended."""
+        with self._lock:
+            if self._held:
+                self._held.fuse = None
+        self._changed.set()
+
     def drop(self) -> None:
         """Renew nothing any more."""
         with self._lock:

@@ -36,18 +36,15 @@ def packed(document: Mapping[str, Any]) -> bytes:
     return min(text, FORMAT + deflate.compress(text) + deflate.flush(), key=len)
 
 
-def unpacked(data: bytes) -> dict[str, Any]:
-    """The object that ``packed`` was given, or that somebody wrote as plain JSON. Raises ValueError when it is none."""
+def unpacked(data: bytes) -> Any:
+    """What ``packed`` was given, or what somebody wrote as plain JSON. Raises ValueError when it is neither."""
     if data.startswith(FORMAT):
         inflate = zlib.decompressobj(WINDOW_BITS, DICTIONARY)
         try:
             data = inflate.decompress(data[1:], LONGEST_BYTES)
         except zlib.error as error:
             raise ValueError(f"it cannot be unpacked: {error}") from error
-    found = json.loads(data.decode("utf-8", "surrogateescape"))
-    if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
-    return found
+    return json.loads(data.decode("utf-8", "surrogateescape"))
 
 
 def short_key(key: str) -> str:

@@ -71,6 +71,21 @@ class PromptResult:
 class PromptRunner(Protocol):
     """Runs a prompt on one ComfyUI: inside its process (prompt_queue.py) or over HTTP (comfy_client.py)."""
 
+    async def turn(self) -> None:
+        """Return when the next prompt of ours would be ComfyUI's next one, so that a job may be claimed for it."""
+        ...
+
+    async def check(self, graph: Graph) -> None:
+        """See whether ComfyUI would take a graph, as far as that can be seen without running it.
+
+        Raises PromptRejected.
+        """
+        ...
+
+    def withdraw(self, prompt_id: str) -> bool:
+        """Take back a prompt that has not begun, so that its ``run`` raises PromptWithdrawn; False when it has."""
+        ...
+
     async def run(
         self,
         graph: Graph,

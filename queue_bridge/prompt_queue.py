@@ -17,7 +17,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .errors import PromptInterrupted
+from .errors import PromptInterrupted, PromptWithdrawn
+from .job_progress import WAITING
+from .local_turns import LocalPrompts, number_of_job, queue_may_claim
 from .prompt_events import Graph, Progress, ProgressMeter, PromptResult, outcome, rejection
 
 WORKER_THREAD = "prompt_worker"  # part of its name in every ComfyUI
@@ -31,9 +33,12 @@ class PromptQueueRunner:
     """One ComfyUI's own queue. Everything here runs on the server's event loop.
 
     server: PromptServer.instance. validate: execution.validate_prompt. interrupt: sets ComfyUI's interrupt flag.
+    local_share: how many prompts of the browser may run between two of ours.
     """
 
-    def __init__(self, server: Any, validate: Callable[..., Any], interrupt: Callable[[], None]) -> None:
+    def __init__(
+        self, server: Any, validate: Callable[..., Any], interrupt: Callable[[], None], local_share: int = 1
+    ) -> None:
         self._server = server
         self._queue = server.prompt_queue
         self._validate = validate
@@ -41,6 +46,11 @@ class PromptQueueRunner:
         self._worker_seen = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: dict[str, Callable[[str, Mapping[str, Any]], None]] = {}
+        self._local_share = local_share
+        self._begun = 0  # ComfyUI's count of prompts when the last one of ours had begun
+        self._ended: dict[str, asyncio.Event] = {}
+        self._withdrawn: set[str] = set()
+        self._changed = asyncio.Event()
 
     @staticmethod
     def fits(server: Any, validate: Callable[..., Any]) -> bool:
@@ -51,6 +61,7 @@ class PromptQueueRunner:
             all(callable(getattr(queue, name, None)) for name in methods)
             and hasattr(queue, "mutex")
             and hasattr(queue, "currently_running")
+            and hasattr(queue, "task_counter")
             and all(hasattr(server, name) for name in ("number", "send_sync", "trigger_on_prompt"))
             and len(inspect.signature(validate).parameters) == 3
         )
@@ -63,8 +74,12 @@ class PromptQueueRunner:
         def send_and_tell(event: Any, data: Any, sid: Any = None) -> None:
             send_sync(event, data, sid)
             # On the thread that does the work: nothing but a hand-over.
+            assert self._loop
+            if event == "status":  # ComfyUI's queue has changed
+                self._loop.call_soon_threadsafe(self._changed.set)
             if self._listeners and isinstance(data, dict) and data.get("prompt_id") in self._listeners:
-                assert self._loop
+                if event == "execution_start":
+                    self._begun = self._queue.task_counter
                 self._loop.call_soon_threadsafe(self._tell, str(event), dict(data))
 
         self._server.send_sync = send_and_tell
@@ -91,15 +106,19 @@ class PromptQueueRunner:
                 ended.set()
 
         self._listeners[prompt_id] = hear
+        self._ended[prompt_id] = ended
         try:
             await self._put(graph, prompt_id)
+            if on_progress and self._local_prompts().running:
+                on_progress(Progress(0.0, WAITING))
             try:
                 entry = await self._entry(prompt_id, ended)
             except asyncio.CancelledError:
                 await self._stop(prompt_id)
                 raise
         finally:
-            del self._listeners[prompt_id]
+            del self._listeners[prompt_id], self._ended[prompt_id]
+            self._withdrawn.discard(prompt_id)
         return outcome(prompt_id, entry, graph)
 
     async def has_ended(self, prompt_id: str) -> bool:
@@ -133,10 +152,9 @@ class PromptQueueRunner:
         valid, error, outputs, node_errors = await self._validate(prompt_id, prompt, None)
         if not valid:
             raise rejection({"error": error, "node_errors": node_errors}, graph)
-        # In line with what people queue in the browser. A client of its own: without one ComfyUI would keep some
-        # events to itself and send others to everybody.
-        number = server.number
+        number = number_of_job(self._local_prompts(), self._local_share, server.number)
         server.number += 1
+        # A client of its own: without one ComfyUI would keep some events to itself and send others to everybody.
         extra = {"client_id": f"bridge-{prompt_id}", "create_time": int(time.time() * 1000)}
         item: tuple[Any, ...] = (number, prompt_id, prompt, extra, outputs)
         if "process_item" in inspect.signature(self._queue.task_done).parameters:
@@ -149,11 +167,48 @@ class PromptQueueRunner:
             entry = self._queue.get_history(prompt_id=prompt_id).get(prompt_id)
             if entry:
                 return dict(entry)
+            if prompt_id in self._withdrawn:
+                raise PromptWithdrawn("The prompt was taken back before it began.")
             if not known:
                 raise PromptInterrupted("Somebody took the prompt out of ComfyUI's queue.")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
                     await ended.wait()
+
+    async def turn(self) -> None:
+        """See PromptRunner.turn."""
+        while True:
+            self._changed.clear()
+            if queue_may_claim(self._local_prompts(), self._local_share):
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._changed.wait()
+
+    async def check(self, graph: Graph) -> None:
+        """See PromptRunner.check."""
+        valid, error, _, node_errors = await self._validate(str(uuid.uuid4()), copy.deepcopy(dict(graph)), None)
+        if not valid:
+            raise rejection({"error": error, "node_errors": node_errors}, graph)
+
+    def withdraw(self, prompt_id: str) -> bool:
+        """See PromptRunner.withdraw."""
+        if prompt_id not in self._ended:
+            return False
+        if not self._queue.delete_queue_item(lambda item: item[1] == prompt_id):
+            return False
+        self._withdrawn.add(prompt_id)
+        self._ended[prompt_id].set()
+        return True
+
+    def _local_prompts(self) -> LocalPrompts:
+        with self._queue.mutex:
+            running = [item[1] for item in self._queue.currently_running.values()]
+            return LocalPrompts(
+                running=any(prompt_id not in self._listeners for prompt_id in running),
+                waiting=[item[0] for item in self._queue.queue if item[1] not in self._listeners],
+                served=self._queue.task_counter - self._begun,
+            )
 
     def _is_known(self, prompt_id: str) -> bool:
         with self._queue.mutex:

@@ -53,7 +53,7 @@ class QueueView:
         return found.get(task_id)
 
     async def jobs(self, task_ids: Sequence[str]) -> dict[str, JobRecord]:
-        """Those of these jobs that are there and can be read, by id."""
+        """Those of these jobs that are there, by id; of a spoilt record what can be read."""
         records = {}
         for start in range(0, len(task_ids), JOBS_A_CALL):
             part = task_ids[start : start + JOBS_A_CALL]
@@ -65,8 +65,9 @@ class QueueView:
                 if fields:
                     try:
                         records[task_id] = JobRecord.from_hash(fields, task_id)
-                    except (JobError, KeyError, ValueError) as error:
-                        log.warning("job %s cannot be read: %s", task_id, error)
+                    except JobError as error:
+                        log.debug("job %s cannot be read: %s", task_id, error)
+                        records[task_id] = JobRecord.spoilt(fields, task_id, str(error))
         return records
 
     async def ids(self, states: Collection[State], limit: int) -> list[str]:

@@ -46,7 +46,7 @@ class QuickClient:
 
     async def ask(self, *command: Any) -> Any:
         """The answer to one command; raises redis-py's errors. Nothing is sent twice."""
-        connection = self._free.pop() if self._free else self._pool.get_available_connection()
+        connection = self._free.pop() if self._free else self._pool.get_available_connection()  # type: ignore[no-untyped-call]
         try:
             if not connection.is_connected or await connection.can_read():  # it was closed meanwhile
                 await connection.disconnect()

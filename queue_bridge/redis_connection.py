@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry as SyncRetry
 
-from .errors import QueueUnavailable
+from .errors import QueueForbidden, QueueUnavailable
 from .quick_connection import QuickConnection, QuickTLSConnection, QuickUnixConnection
 
 OLDEST_SERVER = (7, 0)
@@ -109,10 +109,11 @@ def version_numbers(version: str) -> tuple[int, ...]:
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 AUTHENTICATION = (exceptions.AuthenticationError, exceptions.AuthenticationWrongNumberOfArgsError)
+SCRIPTS_REFUSED = re.compile(r"to run the '(eval|evalsha|script)[|a-z]*'", re.IGNORECASE)
+REFUSED_IN_SCRIPT = "ACL failure in script:"
 NO_PASSWORD_SET = "called without any password configured"  # a server's words, which have no code of their own
 # The first kind that the error or one of its causes is decides; {at} is the address, {text} what was said.
 SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
-    (exceptions.NoPermissionError, "The queue's server at {at} does not let its user do this: {text}."),
     (exceptions.BusyLoadingError, "The queue's server at {at} is still loading its data; try again in a moment."),
     (exceptions.ReadOnlyError, "The queue's server at {at} is a read-only replica; give the address of its primary."),
     (exceptions.MasterDownError, "The queue's server at {at} is a replica without its primary; give another address."),
@@ -159,6 +160,16 @@ def as_queue_error(error: BaseException, url: str) -> QueueUnavailable:
     causes = list(_causes(error))
     if any(isinstance(cause, AUTHENTICATION) for cause in causes) or NO_PASSWORD_SET in text:
         return QueueUnavailable(_about_the_password(text, url))
+    if any(isinstance(cause, exceptions.NoPermissionError) for cause in causes):
+        if SCRIPTS_REFUSED.search(text):
+            return QueueForbidden(
+                f"The queue's server at {at} does not let its user run Lua scripts, which the queue consists of; "
+                "give it the right +@scripting."
+            )
+        return QueueForbidden(f"The queue's server at {at} does not let its user do this: {text}.")
+    if REFUSED_IN_SCRIPT in text:
+        what = text.partition(REFUSED_IN_SCRIPT)[2].partition(" script:")[0].strip()
+        return QueueForbidden(f"The queue's server at {at} does not let its user do this: {what}.")
     for kind, sentence in SENTENCES:
         if any(isinstance(cause, kind) for cause in causes):
             return QueueUnavailable(sentence.format(at=at, text=text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from .keys import Keys
 FOLDER = Path(__file__).with_name("lua")
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem != "common"))
 Argument = str | int | float | bytes
+OPTIONAL = frozenset({"info"})  # done without where it is refused
+READS = frozenset(  # outside of scripts
+    {"hget", "hgetall", "hkeys", "lrange", "smembers", "xlen", "xread", "xrevrange", "zcard", "zrange", "zrevrange"}
+)
+CALLS = re.compile(r"redis\.p?call\('(\w+)'")
 
 
 class Scripts:
@@ -29,6 +35,12 @@ class Scripts:
         """The whole text of a script: key names, what is shared, the script itself."""
         parts = [(FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name)]
         return "\n".join([self.keys.lua_names(), *parts])
+
+    def commands(self) -> tuple[str, ...]:
+        """Every command of the database that the queue uses."""
+        texts = [path.read_text(encoding="utf-8") for path in FOLDER.glob("*.lua")]
+        called = {name.lower() for text in texts for name in CALLS.findall(text)}
+        return tuple(sorted(name.upper() for name in (called | READS) - OPTIONAL))
 
     def arguments(self, *values: Argument) -> list[Argument]:
         """ARGV of a script whose own arguments are these."""

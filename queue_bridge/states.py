@@ -40,6 +40,8 @@ TRANSITIONS: Mapping[tuple[State, State], tuple[str, ...]] = MappingProxyType(
         ),
         (State.FAILED, State.QUEUED): ("retried by hand",),
         (State.CANCELLED, State.QUEUED): ("retried by hand",),
+        (State.QUEUED, State.FAILED): ("bad input",),  # found while its turn had not come
+        (State.RETRYING, State.FAILED): ("bad input",),
         (State.QUEUED, State.CANCELLED): ("cancelled",),
         (State.RETRYING, State.CANCELLED): ("cancelled",),
         (State.RUNNING, State.CANCELLED): ("cancelled",),

@@ -14,12 +14,12 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from .config import Settings
-from .errors import JobError, LeaseLost, StartStopped
+from .errors import JobError, LeaseLost, QueueForbidden, StartStopped
 from .job import CLASS_OF, JobRecord, JobSpec
 from .packed import packed, short_key
 from .presence import Identity, registration
 from .quick_connection import QuickClient, Script
-from .redis_connection import answer_to
+from .redis_connection import answer_to, safe_url
 from .retry import Verdict
 from .scripts import NAMES, Argument, Scripts
 from .states import State
@@ -83,6 +83,7 @@ class Store:
         self.settings = settings
         self.scripts = Scripts(settings, clock)
         self.keys = self.scripts.keys
+        self._allowed = False
         self._quick = QuickClient(client)
         self._registered = {name: Script(self.scripts.source(name)) for name in NAMES}
 
@@ -132,13 +133,34 @@ class Store:
         fields = dict(zip(answer[2][::2], answer[2][1::2], strict=True))
         try:
             return JobRecord.from_hash(fields, answer[1])
-        except (JobError, KeyError, ValueError) as error:
+        except JobError as error:
             # Written by somebody else, or by another version. It ends here, so that it stops nobody else's job.
             log.warning("job %s cannot be read: %s", answer[1], error)
             reason = f"This job cannot be read by this version ({error})."
             verdict = Verdict(State.FAILED, "bad input")
-            await self._call("settle", answer[1], fields["token"], *refusal(verdict, reason))
+            await self._call("settle", answer[1], fields.get("token", ""), *refusal(verdict, reason))
             return Idle(wake_id="0-0", due_s=0.0)
+
+    async def set_aside(self, instance: str, boot: str, lanes: Sequence[str]) -> JobRecord | None:
+        """The job that this instance would start now, which others pass over from here on (lua/claim.lua says how far).
+
+        It stays queued; what is set aside need not be given back. None when there is none, or not readable.
+        """
+        answer = await self._call("claim", instance, boot, "", 0, self.settings.priority_share, *lanes)
+        if answer[0] != "job":
+            return None
+        try:
+            return JobRecord.from_hash(dict(zip(answer[2][::2], answer[2][1::2], strict=True)), answer[1])
+        except JobError:
+            return None  # the claim says what is wrong with it
+
+    async def let_go(self, instance: str, boot: str) -> None:
+        """Set nothing aside any more."""
+        await self._call("claim", instance, boot, "", 0, self.settings.priority_share)
+
+    async def refuse(self, job: JobRecord, instance: str, reason: str) -> bool:
+        """End a job that this instance has set aside and found at fault; False when it is another's by now."""
+        return bool(await self._call("refuse", job.task_id, instance, reason) == "ok")
 
     async def sleep(self, idle: Idle, timeout_s: float) -> None:
         """Return when something may be claimed again, at the latest after ``timeout_s``."""
@@ -253,7 +275,26 @@ class Store:
             answers |= dict(zip(part, await self._call(name, *part), strict=True))
         return answers
 
+    async def _check_rights(self) -> None:
+        """Once, before anything is written. Raises QueueForbidden with what is missing."""
+        # No key and no clock: a user without a right to them is to be told so.
+        arguments = [0, *self.scripts.arguments(*self.scripts.commands())[1:]]
+        run = self._quick.ask("EVAL", self._registered["rights"].source, 0, *arguments)
+        missing = await answer_to(run, self.settings.url)
+        at = safe_url(self.settings.url)
+        if missing and missing[0] == "*":
+            raise QueueForbidden(
+                f"The queue's server at {at} does not let its user use the queue's keys or commands; give it the "
+                f"rights ~{self.settings.prefix}:* and +@all -@dangerous."
+            )
+        if missing:
+            names = " ".join(f"+{name.lower()}" for name in missing)
+            raise QueueForbidden(f"The queue's server at {at} lets its user do too little; give it the rights {names}.")
+        self._allowed = True
+
     async def _call(self, name: str, *values: Argument) -> Any:
+        if not self._allowed:
+            await self._check_rights()
         script, arguments = self._registered[name], self.scripts.arguments(*values)
         run = self._quick.run(script, self.scripts.routing_key, arguments)
         return await answer_to(run, self.settings.url)

@@ -11,12 +11,22 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .ahead import Ahead, Checks
 from .config import Settings
-from .errors import BridgeError, LeaseLost, PromptFailed, QueueUnavailable, StartStopped
+from .errors import (
+    BridgeError,
+    LeaseLost,
+    PromptFailed,
+    PromptWithdrawn,
+    QueueForbidden,
+    QueueUnavailable,
+    StartStopped,
+)
 from .health import Health
 from .job import JobRecord
 from .job_files import JobFiles
-from .job_progress import JobProgress, Report
+from .job_progress import WAITING, JobProgress, Report
+from .job_prompt import prompt_of
 from .lease import LeaseKeeper
 from .presence import Identity
 from .prompt_events import Progress, PromptResult, PromptRunner, SavedFile
@@ -24,7 +34,7 @@ from .retry import FailureKind, Verdict, judge, kind_of, sentence_of
 from .sound_length import sound_length_s
 from .states import State
 from .store import Idle, Store, Unregistered, settlement
-from .templates import Template, template_named
+from .templates import Template
 from .tiers import tier_of_lane
 from .time_limit import time_limit_s
 from .watchdog import Limits, Watchdog
@@ -40,10 +50,10 @@ PROMPT_NAMES = uuid.UUID("8b5f2c0e-5d4a-4f0b-9a43-1f6c7d2e9b10")  # namespace of
 
 
 class Worker:
-    """One instance's loop over jobs, one job at a time.
+    """One instance's loop over jobs: one prompt at a time, and beside it what is left to do of the job before it.
 
-    path_of: where a file that a prompt saved lies. lanes: what this instance can serve. leaving: when to stop. health:
-    shared with whoever ends the process when it can run nothing any more.
+    path_of: where a file that a prompt saved lies. lanes: what this instance can serve. leaving: when to stop.
+    checks: see Ahead. health: shared with whoever ends the process when it can run nothing any more.
     """
 
     def __init__(
@@ -57,6 +67,7 @@ class Worker:
         lanes: Sequence[str],
         path_of: Callable[[SavedFile], Path],
         leaving: Leaving,
+        checks: Checks,
         health: Health | None = None,
     ) -> None:
         self._store = store
@@ -68,14 +79,29 @@ class Worker:
         self._lanes = tuple(lanes)
         self._path_of = path_of
         self._health = health or Health()
+        self._ahead = Ahead(store, identity, files, templates, runner, lanes, checks)
+        self._held: JobRecord | None = None  # the one whose lease the keeper renews
+        self._waits = False  # whether its prompt has not begun yet
+        self._finishing: asyncio.Task[None] | None = None
         self._settings: Settings = store.settings
         self._leaving = leaving
 
     async def run(self) -> None:
         """Take jobs until this task is cancelled, until ``leaving`` is asked and the job at hand has ended, or until
         this instance can run none any more."""
+        try:
+            await self._take_jobs()
+            await self._ahead.close()
+            if self._finishing:
+                await self._finishing
+        finally:
+            if self._finishing:
+                await _end(self._finishing)
+
+    async def _take_jobs(self) -> None:
         claim_id = uuid.uuid4().hex
         away_since: float | None = None
+        said = ""
         while not self._leaving.asked and not self._health.trouble:
             try:
                 if not self._runner.can_run():
@@ -84,6 +110,8 @@ class Worker:
                 if away_since and time.monotonic() - away_since > self._settings.lease_s / 4:
                     await self._store.spare()  # others may have been cut off, too, and not be back yet
                 away_since = None
+                if not await self._may_claim():
+                    continue
                 job = await self._store.claim(self._identity.name, self._identity.boot, self._lanes, claim_id=claim_id)
                 if isinstance(job, Idle):
                     await _either(self._store.sleep(job, IDLE_S), self._leaving.wait())
@@ -92,9 +120,14 @@ class Worker:
                 if self._leaving.asked:  # while the claim was under way, which is never broken off
                     await self._stop(job, StartStopped("drained"))
                 else:
-                    await self._work(job)
+                    await self._work_to_the_end_of_its_prompt(job)
             except Unregistered:  # the lease keeper sees to that
                 await asyncio.sleep(min(0.2, self._settings.heartbeat_s))
+            except QueueForbidden as error:
+                if str(error) != said:
+                    log.warning("%s Until then this instance takes no jobs.", error)
+                said = str(error)
+                await asyncio.sleep(AWAY_S)
             except QueueUnavailable as error:  # which the lease keeper has told, too
                 log.debug("claiming: %s", error)
                 away_since = away_since or time.monotonic()
@@ -103,8 +136,36 @@ class Worker:
                 log.exception("An error that was not foreseen; this instance goes on with the next job.")
                 await asyncio.sleep(AWAY_S)
 
-    async def _work(self, job: JobRecord) -> None:
-        """One start of one job, to whatever end."""
+    async def _may_claim(self) -> bool:
+        """Wait for this instance's turn in its ComfyUI, but not long: other things may have happened meanwhile."""
+        try:
+            async with asyncio.timeout(IDLE_S):
+                await _either(self._runner.turn(), self._leaving.wait())
+        except TimeoutError:
+            return False
+        return not self._leaving.asked
+
+    async def _work_to_the_end_of_its_prompt(self, job: JobRecord) -> None:
+        """One start of one job. Its video is laid in its place while the next job's prompt runs already."""
+        over = asyncio.Event()
+        self._waits = False
+        work = asyncio.create_task(self._work(job, over), name="sonic_job")
+        ahead = asyncio.create_task(
+            self._ahead.look(lambda: self._waits, lambda: self._runner.withdraw(_prompt_id(job)), job)
+        )
+        try:
+            await over.wait()
+            if self._finishing:  # of the job before: no more than one, should the place of the videos be slow
+                await self._finishing
+            self._finishing = work
+        except BaseException:
+            await _end(work)
+            raise
+        finally:
+            await _end(ahead)
+
+    async def _work(self, job: JobRecord, over: asyncio.Event) -> None:
+        """One start of one job, to whatever end. over: set as soon as another prompt may run."""
         started = time.monotonic()
         lost = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -113,20 +174,42 @@ class Worker:
             loop.call_soon_threadsafe(lost.set)
 
         self._keeper.hold(job, lose)
+        self._held = job
+        renewing = asyncio.create_task(self._renew_from(over, job, lost))
         try:
             ends = (_lost(lost), wish_for(self._store, self._identity.name, job), self._leaving.grace_over())
-            result = await _unless(self._make(job, started), *ends)
+            result = await _unless(self._make(job, started, over), *ends)
             await self._persist(lambda: self._store.complete(job, result))
             log.info("job %s: completed in %.1f s", job.task_id, time.monotonic() - started)
         except LeaseLost as error:
             log.warning("job %s: %s", job.task_id, error)
         except StartStopped as stop:
             await self._stop(job, stop)
+        except PromptWithdrawn:
+            log.info("job %s: given back, as a priority job goes first", job.task_id)
+            with contextlib.suppress(LeaseLost):
+                await self._persist(lambda: self._store.settle(job, Verdict(State.QUEUED, "given back")))
         except Exception as error:  # noqa: BLE001  # whatever a node raises is this job's failure, not the instance's
             await self._settle(job, error)
         finally:
-            self._keeper.drop()
-            await asyncio.to_thread(self._files.tidy, job.task_id)
+            over.set()
+            renewing.cancel()
+            if self._held is job:
+                self._keeper.drop()
+                self._held = None
+            await asyncio.to_thread(self._files.tidy, job.task_id, job.token)
+
+    async def _renew_from(self, over: asyncio.Event, job: JobRecord, lost: asyncio.Event) -> None:
+        """Renew the lease of a job whose prompt is over: from there on the keeper looks after the next one's."""
+        await over.wait()
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_s)
+            try:
+                await self._store.renew(job)
+            except LeaseLost:
+                return lost.set()
+            except QueueUnavailable as error:
+                log.debug("renewing %s: %s", job.task_id, error)
 
     async def _stop(self, job: JobRecord, stop: StartStopped) -> None:
         """End a start as an operator wishes; nothing of it counts as an attempt."""
@@ -189,51 +272,57 @@ class Worker:
         limits = Limits(limit_s, settings.silence_s, settings.interrupt_s)
         return Watchdog(limits, light_the_fuse, self._health.latch)
 
-    async def _make(self, job: JobRecord, started: float) -> dict[str, Any]:
+    async def _make(self, job: JobRecord, started: float, over: asyncio.Event) -> dict[str, Any]:
         """Everything between claim and commit; returns the result that is to be committed."""
         if job.staged is not None:  # by an earlier start, which died before it could say that it was done
             published: bool = await asyncio.to_thread(self._files.publish, job.staged)
             if published:
                 return dict(job.staged["result"])
             await self._persist(lambda: self._store.unstage(job))
-        template = template_named(self._templates, job.spec.workflow)
-        config = dict(job.spec.config)
-        if "resolution" in template.parameters and job.degradations:
-            config["resolution"] = tier_of_lane(job.lane)
-        values, warnings = template.check(config)
+        prompt = prompt_of(job, self._templates)
         progress = JobProgress(self._settings.progress_s, started)
         reports = _Reports(self._store, job)
         try:
             reports.send(progress.of_step(0.5, "Fetch", started))
-            image, audio = await asyncio.to_thread(self._files.fetch, job.spec)
+            if ready := await self._ahead.take(job):
+                image, audio = ready.image, ready.audio
+            else:
+                image, audio = await asyncio.to_thread(self._files.fetch, job.spec, job.token)
             await asyncio.to_thread(self._files.check_output, job.spec)
 
             sound = self._files.input_directory / audio
-            watchdog = await asyncio.to_thread(self._watchdog, job, values, sound)
+            watchdog = await asyncio.to_thread(self._watchdog, job, prompt.values, sound)
             if job.history and job.history[-1].get("kind") == FailureKind.OUT_OF_MEMORY:
                 await self._runner.unload_models()
 
             def on_progress(now: Progress) -> None:
-                watchdog.hear()
+                self._waits = now.stage == WAITING
+                if not self._waits:
+                    watchdog.hear()
                 report = progress.of_prompt(now.fraction, now.stage, time.monotonic())
                 if report:
                     reports.send(report)
 
-            prompt_id = str(uuid.uuid5(PROMPT_NAMES, f"{job.task_id}/{job.token}"))
-            outcome = await watchdog.run(
-                self._runner.run(
-                    template.fill(
-                        values, image=image, audio=audio, output_prefix=self._files.output_prefix(job.spec, job.token)
+            prompt_id = _prompt_id(job)
+            prefix = self._files.output_prefix(job.spec, job.token)
+            try:
+                outcome = await watchdog.run(
+                    self._runner.run(
+                        prompt.graph(image=image, audio=audio, output_prefix=prefix),
+                        on_progress=on_progress,
+                        weights=prompt.template.weights,
+                        prompt_id=prompt_id,
                     ),
-                    on_progress=on_progress,
-                    weights=template.weights,
-                    prompt_id=prompt_id,
-                ),
-                has_ended=lambda: self._runner.has_ended(prompt_id),
-                can_run=self._runner.can_run,
-            )
+                    has_ended=lambda: self._runner.has_ended(prompt_id),
+                    can_run=self._runner.can_run,
+                )
+            except PromptFailed as error:
+                raise self._files.about_room(error) or error from error
+            finally:
+                self._keeper.defuse()
+            over.set()
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
-            produced = self._produced(outcome, template)
+            produced = self._produced(outcome, prompt.template)
             laid = await _to_its_end(asyncio.to_thread(self._files.stage, produced, job.spec, job.token))
         finally:
             await reports.end()
@@ -243,8 +332,8 @@ class Worker:
             "seconds": round(time.monotonic() - started, 3),
             "instance": self._identity.name,
             "attempt": job.attempt,
-            "warnings": warnings,
-            "resolution": config.get("resolution"),
+            "warnings": list(prompt.warnings),
+            "resolution": prompt.config.get("resolution"),
             "degraded": bool(job.degradations),
             "report": outcome.report("sonic"),
         }
@@ -299,6 +388,17 @@ class _Reports:
                 await self._store.progress(self._job, report.percent, report.stage, report.seconds_left)
             except (QueueUnavailable, LeaseLost) as error:  # a lost lease is the lease keeper's news
                 log.debug("progress of %s: %s", self._job.task_id, error)
+
+
+def _prompt_id(job: JobRecord) -> str:
+    return str(uuid.uuid5(PROMPT_NAMES, f"{job.task_id}/{job.token}"))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it is gone."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
 
 
 async def _lost(lost: asyncio.Event) -> BridgeError:

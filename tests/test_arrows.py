@@ -89,7 +89,19 @@ def test_sonic_knows_neither_redis_nor_http() -> None:
 
 # What decides; everything else of the bridge is an edge to Redis, HTTP, ComfyUI, the terminal or processes.
 BRIDGE_CORE = [
-    *("config", "errors", "job", "job_files", "job_progress", "keys", "presence", "prompt_events", "prompt_queue"),
+    *(
+        "config",
+        "errors",
+        "job",
+        "job_files",
+        "job_progress",
+        "keys",
+        "packed",
+        "presence",
+        "prompt_events",
+        "prompt_queue",
+    ),
+    *("job_prompt", "local_turns"),
     *("retry", "scripts", "states", "templates", "tiers", "orders", "manifest", "archive", "pairing", "watch_folder"),
 ]
 

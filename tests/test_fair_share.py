@@ -46,12 +46,13 @@ class Line:
         return "".join([(await self.claim()).spec.batch or "-" for _ in range(count)])
 
     async def cancel(self, task_ids: Sequence[str]) -> None:
-        """What ``finish`` in lua/common.lua does to a waiting job, by the shortest script that calls it."""
-        source = self.store.scripts.source("tend") + "\nfinish(ARGV[5], JOB .. ARGV[5], 'cancelled', 'cancelled')"
-        source = source.replace("forget()\nreturn tend()", "")
-        cancel = self.store.client.register_script(source)
-        for task_id in task_ids:
-            await cancel(keys=[self.store.scripts.routing_key], args=self.store.scripts.arguments(task_id))
+        assert set((await self.store.cancel(task_ids)).values()) == {"cancelled"}
+
+    async def set_aside(self) -> str:
+        """The batch of the job that this instance makes ready."""
+        job = await self.store.set_aside(self.me.name, self.me.boot, LANES)
+        assert job
+        return job.spec.batch
 
 
 @pytest.fixture
@@ -188,3 +189,35 @@ async def test_a_claim_costs_the_same_with_a_hundred_thousand_jobs_of_a_thousand
     for number in range(1000):
         await line.submit(f"batch-{number}", 100)
     assert await milliseconds() < 2 * few + 0.5
+
+
+async def test_a_batch_whose_waiting_jobs_are_cancelled_has_no_turn_and_no_count_any_more(line: Line) -> None:
+    cancelled = await line.submit("A", 5)
+    await line.submit("B", 2)
+    await line.submit("C", 2)
+    await line.cancel(cancelled)
+    assert await line.view.lag("pending", "512") == 4
+    assert await line.store.client.zrange(line.store.keys.flows("pending", "512"), 0, -1) == ["B", "C"]
+    assert await line.batches(4) == "BCBC"
+
+
+async def test_a_job_that_is_set_aside_takes_its_batchs_turn_and_its_start_takes_none(line: Line) -> None:
+    await line.submit("A", 4)
+    await line.submit("B", 4)
+    order = ""
+    for _ in range(8):
+        assert await line.set_aside() == await line.set_aside()
+        order += await line.batches(1)
+    assert order == "ABABABAB"
+
+
+async def test_others_get_the_next_batchs_job_while_one_is_set_aside(line: Line) -> None:
+    await line.submit("A", 3)
+    await line.submit("B", 3)
+    other = Identity("b", "boot")
+    await line.store.register(other)
+    assert await line.set_aside() == "A"
+    taken = [await line.store.claim(other.name, other.boot, LANES) for _ in range(2)]
+    assert [job.spec.batch for job in taken if isinstance(job, JobRecord)] == ["B", "A"]
+    assert await line.batches(1) == "A", "what it has made ready, though it is B's turn"
+    assert await line.batches(2) == "BB"

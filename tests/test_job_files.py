@@ -46,10 +46,10 @@ def produced_in(tmp_path: Path, content: bytes = b"video") -> Path:
 
 
 def test_inputs_are_copied_under_their_own_names(files: JobFiles, root: Path) -> None:
-    image, audio = files.fetch(spec_in(root))
-    assert (image, audio) == ("sonic/tsk_1/image/anna 安娜.png", "sonic/tsk_1/audio/anna.wav")
+    image, audio = files.fetch(spec_in(root), 1)
+    assert (image, audio) == ("sonic/tsk_1/1/image/anna 安娜.png", "sonic/tsk_1/1/audio/anna.wav")
     assert (files.input_directory / image).read_bytes() == b"picture"
-    files.tidy("tsk_1")
+    files.tidy("tsk_1", 1)
     assert not (files.input_directory / "sonic" / "tsk_1").exists()
 
 
@@ -74,7 +74,7 @@ def test_a_file_that_a_job_may_not_name_is_one_sentence(
     (tmp_path / "secret.png").write_bytes(b"secret")
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(BadJob) as raised:
-        files.fetch(spec_in(root, image=uri.format(root=root.as_uri())))
+        files.fetch(spec_in(root, image=uri.format(root=root.as_uri())), 1)
     assert words.format(folder=root) in str(raised.value)
 
 
@@ -82,7 +82,7 @@ def test_a_folder_that_is_away_may_come_back(files: JobFiles, root: Path) -> Non
     spec = spec_in(root)
     shutil.rmtree(root)
     with pytest.raises(FileUnreachable, match=r"^image: the folder '.*' cannot be reached\.$"):
-        files.fetch(spec)
+        files.fetch(spec, 1)
 
 
 def test_a_video_appears_only_when_it_is_published(files: JobFiles, root: Path, tmp_path: Path) -> None:

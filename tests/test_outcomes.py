@@ -34,7 +34,7 @@ def record(state: State = State.QUEUED, **changed: Any) -> JobRecord:
         **{"submitted_ms": "1000", "started_ms": "2000", "ended_ms": "6200"},
         **{"result": json.dumps(RESULT) if state is State.COMPLETED else ""},
     }
-    return replace(JobRecord.from_hash(fields), **changed)
+    return replace(JobRecord.from_hash(fields, "tsk_1"), **changed)
 
 
 def submitted(tmp_path: Path, *found: str) -> Submitted:

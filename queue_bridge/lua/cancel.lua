@@ -4,7 +4,7 @@
 
 local function cancel(id)
   local key = JOB .. id
-  local state, staged, owner = unpack(redis.call('HMGET', key, 'state', 'staged', 'owner'))
+  local state, staged, owner = of_job(id, 'state', 'staged', 'owner')
   if not state then return 'missing' end
   if state == 'completed' or state == 'failed' or state == 'cancelled' then return state end
   if staged then return 'staged' end

@@ -11,9 +11,13 @@ end
 local EVENTS_KEPT, RETENTION_MS, CRASHES_MAX = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local BATCH_KEPT_MS = math.max(90 * 24 * 3600 * 1000, RETENTION_MS)
 local FORGOTTEN_A_CALL = 500  -- so that no call takes long
+local SPEC_MAX = 65536  -- as in job.py: more is no description of a job
+local NOT_BEGUN = 'Waiting'  -- the stage of a job whose prompt has not begun yet (job_progress.py)
+local STATES = { queued = 1, running = 1, retrying = 1, completed = 1, failed = 1, cancelled = 1 }
 local NEXT = {  -- what a running job may become
   completed = true, failed = true, cancelled = true, retrying = true, queued = true,
 }
+local NUMBERS = { 'place', 'token', 'attempt', 'failures', 'crashes', 'degradations', 'device_faults', 'percent' }
 
 local function integer(number) return string.format('%.0f', number) end
 
@@ -32,6 +36,21 @@ local function add_pieces(list, text)
   return list
 end
 
+-- Values of a job's record, false for each that is missing; nothing when there is something else in its place.
+local function of_job(id, ...)
+  local values = redis.pcall('HMGET', JOB .. id, ...)
+  if values.err then return end
+  return unpack(values)
+end
+
+-- A job's record in a row, and by name; nothing when there is something else in its place.
+local function read_job(id)
+  local fields, job = redis.pcall('HGETALL', JOB .. id), {}
+  if fields.err then return end
+  for at = 1, #fields, 2 do job[fields[at]] = fields[at + 1] end
+  return fields, job
+end
+
 local function emit(id, state, cause, ...)
   redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
     'job', id, 'state', state, 'cause', cause, 'at', integer(now), ...)
@@ -46,6 +65,14 @@ local function wake()
   redis.call('XADD', WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
 end
 
+-- Adds one to a number of a job; one that was spoilt by hand begins again. Answers what it is then.
+local function step(key, field)
+  local answer = redis.pcall('HINCRBY', key, field, 1)
+  if type(answer) == 'number' then return answer end
+  redis.call('HSET', key, field, 1)
+  return 1
+end
+
 -- One line of JSON behind the others: what happened to the job, kept for people.
 local function remember(key, entry)
   entry.at = now
@@ -53,9 +80,9 @@ local function remember(key, entry)
   redis.call('HSET', key, 'history', (lines and lines ~= '') and lines .. '\n' .. cjson.encode(entry) or cjson.encode(entry))
 end
 
-local function count_in_batch(key, state, step)
+local function count_in_batch(key, state, by)
   local batch = redis.call('HGET', key, 'batch')
-  if batch then redis.call('HINCRBY', BATCH .. batch, state, step) end
+  if batch then redis.pcall('HINCRBY', BATCH .. batch, state, by) end
 end
 
 -- As many entries into a lane's stream as jobs begin to wait in it, whichever they are: their number is what counts.
@@ -84,42 +111,43 @@ local function end_to_wait(class, lane)
   if read then redis.call('XDEL', stream, read[1][2][1][1]) end
 end
 
--- Back into its lane, ahead of what its batch has never started, in the order of submission.
-local function give_back(id, key, cause)
-  local class, lane, batch, place = unpack(redis.call('HMGET', key, 'class', 'lane', 'batch', 'place'))
-  batch = batch or ''
-  redis.call('HSET', key, 'state', 'queued', 'owner', '', 'stage', '')
-  redis.call('ZADD', RETURNED .. class .. ':' .. lane .. ':' .. batch, place or 0, id)
-  begin_to_wait(class, lane, batch, 1)
-  emit(id, 'queued', cause)
+local function flow_of(class, lane, batch) return class .. ':' .. lane .. ':' .. batch end
+
+-- A batch of which nothing waits any more has no turn. Answers whether that is so.
+local function drop_empty_flow(class, lane, batch)
+  local flow = flow_of(class, lane, batch)
+  if redis.call('EXISTS', RETURNED .. flow, WAITING .. flow) > 0 then return false end
+  redis.call('ZREM', FLOWS .. class .. ':' .. lane, batch)
+  return true
+end
+
+-- Takes a job that waits out of its batch, wherever it stands there.
+local function leave_flow(id, class, lane, batch)
+  local flow = flow_of(class, lane, batch)
+  if redis.call('ZREM', RETURNED .. flow, id) == 0 then redis.call('LREM', WAITING .. flow, 1, id) end
+  drop_empty_flow(class, lane, batch)
+  end_to_wait(class, lane)
 end
 
 local function count_end(id, state, cause, batch)
   redis.call('RPUSH', ENDED, integer(now) .. ' ' .. id)
   redis.call('HINCRBY', TOTALS, state, 1)
-  if batch then redis.call('HINCRBY', BATCH .. batch, state, 1) end
+  if batch then redis.pcall('HINCRBY', BATCH .. batch, state, 1) end
   emit(id, state, cause)
 end
 
--- Takes a job that waits out of its batch, wherever it stands there.
-local function leave_flow(id, class, lane, batch)
-  local flow = class .. ':' .. lane .. ':' .. batch
-  if redis.call('ZREM', RETURNED .. flow, id) == 0 then redis.call('LREM', WAITING .. flow, 1, id) end
-  if redis.call('EXISTS', RETURNED .. flow, WAITING .. flow) == 0 then
-    redis.call('ZREM', FLOWS .. class .. ':' .. lane, batch)
-  end
+-- The end of a job that has not completed and waits in no batch.
+local function finish_taken(id, key, state, cause, ...)
+  redis.call('HSET', key, 'state', state, 'ended_ms', integer(now), ...)
+  redis.call('HDEL', key, 'owner', 'boot', 'seconds_left')
+  count_end(id, state, cause, redis.call('HGET', key, 'batch'))
 end
 
 -- The end of a job that has not completed, wherever it is.
 local function finish(id, key, state, cause, ...)
   local before, class, lane, batch = unpack(redis.call('HMGET', key, 'state', 'class', 'lane', 'batch'))
-  if before == 'queued' then
-    leave_flow(id, class, lane, batch or '')
-    end_to_wait(class, lane)
-  end
-  redis.call('HSET', key, 'state', state, 'ended_ms', integer(now), ...)
-  redis.call('HDEL', key, 'owner', 'boot', 'seconds_left')
-  count_end(id, state, cause, batch)
+  if before == 'queued' and class and lane then leave_flow(id, class, lane, batch or '') end
+  finish_taken(id, key, state, cause, ...)
 end
 
 -- The end of a job that has: what its owner has packed of it is kept, and what the scripts ask for.
@@ -132,13 +160,19 @@ local function finish_completed(id, key, token, document)
   count_end(id, 'completed', 'completed', batch)
 end
 
+-- A job that an operator has cancelled; its owner says so, or is gone, or there is none.
+local function finish_cancelled(id, key)
+  redis.call('HDEL', key, 'cancel_ms', 'stage')
+  finish(id, key, 'cancelled', 'cancelled')
+end
+
 -- Ended jobs that are no longer kept, and the keys by which a repeated submission would find them.
 local function forget()
   for _ = 1, FORGOTTEN_A_CALL do
     local ended, id = string.match(redis.call('LINDEX', ENDED, 0) or '', '^(%d+) (.*)$')
     if not ended or tonumber(ended) >= now - RETENTION_MS then return end
     redis.call('LPOP', ENDED)
-    local last, once = unpack(redis.call('HMGET', JOB .. id, 'ended_ms', 'once'))
+    local last, once = of_job(id, 'ended_ms', 'once')
     if last == ended then  -- or it was put back since
       local bucket, field = IDEMPOTENCY .. string.sub(once or '', 1, BUCKET), string.sub(once or '', BUCKET + 1)
       if once and redis.call('HGET', bucket, field) == id then redis.call('HDEL', bucket, field) end
@@ -148,20 +182,61 @@ local function forget()
   end
 end
 
--- A job that an operator has cancelled; its owner says so, or is gone, or there is none.
-local function finish_cancelled(id, key)
-  redis.call('HDEL', key, 'cancel_ms', 'stage')
-  finish(id, key, 'cancelled', 'cancelled')
+-- Ends a job whose record somebody changed by hand, so that it holds up nobody else's; it waits in no batch.
+local function refuse(id, key, why)
+  local sentence = 'The record of this job in the queue is spoilt: ' .. why .. '; submit the job again.'
+  finish_taken(id, key, 'failed', 'bad input', 'error', sentence, 'error_kind', 'bad input')
+end
+
+-- What makes a record unfit for a start, in words, or nil.
+local function spoilt(job)
+  if not job.state then return "its field 'state' is missing" end
+  if not STATES[job.state] then return "its state '" .. string.sub(job.state, 1, 40) .. "' is none" end
+  for _, name in ipairs({ 'class', 'lane', 'place' }) do
+    if not job[name] then return "its field '" .. name .. "' is missing" end
+  end
+  if job.class ~= 'priority' and job.class ~= 'pending' then return "its field 'class' is neither priority nor pending" end
+  if not string.find(job.lane, '^%d+') then return "its field 'lane' begins with no resolution" end
+  for _, name in ipairs(NUMBERS) do
+    if job[name] and not string.find(job[name], '^%-?%d+%.?%d*$') then return "its field '" .. name .. "' is no number" end
+  end
+  local bytes, number = #(job.spec or ''), 0
+  while not job.spec and job[tostring(number)] do
+    bytes = bytes + #job[tostring(number)]
+    number = number + 1
+  end
+  if bytes == 0 then return 'what it asks for is missing' end
+  if bytes > SPEC_MAX then return 'what it asks for takes ' .. integer(bytes) .. ' bytes, and ' .. SPEC_MAX .. ' are the limit' end
+end
+
+-- To wait for another start, ahead of what its batch has never started, in the order of submission.
+local function wait_again(id, job)
+  local batch = job.batch or ''
+  redis.call('ZADD', RETURNED .. flow_of(job.class, job.lane, batch), job.place, id)
+  begin_to_wait(job.class, job.lane, batch, 1)
+end
+
+-- Back into its lane. A start that was taken back, or whose prompt still waited for its turn, counts for nothing.
+local function give_back(id, key, cause)
+  local _, job = read_job(id)
+  local why = spoilt(job)
+  if why then return refuse(id, key, why) end
+  if job.stage == NOT_BEGUN or cause == 'drained' or cause == 'given back' then redis.pcall('HINCRBY', key, 'attempt', -1) end
+  redis.call('HSET', key, 'state', 'queued', 'owner', '', 'stage', '')
+  wait_again(id, job)
+  emit(id, 'queued', cause)
 end
 
 -- The instance that ran it is gone: another start, unless that has happened too often or nobody wants it any more.
 local function after_crash(id)
   local key = JOB .. id
   redis.call('ZREM', LEASES, id)
-  local state, owner, attempt, cancel = unpack(redis.call('HMGET', key, 'state', 'owner', 'attempt', 'cancel_ms'))
+  local state, owner, attempt, stage, cancel = of_job(id, 'state', 'owner', 'attempt', 'stage', 'cancel_ms')
   if state ~= 'running' then return end
   if cancel then return finish_cancelled(id, key) end
-  local crashes = redis.call('HINCRBY', key, 'crashes', 1)
+  if stage == NOT_BEGUN then return give_back(id, key, 'instance died') end
+  owner = owner or '?'
+  local crashes = step(key, 'crashes')
   local sentence = 'The instance ' .. owner .. ' died or stalled while it ran this job.'
   remember(key, { attempt = tonumber(attempt), kind = 'crash', instance = owner, error = sentence })
   if crashes >= CRASHES_MAX then
@@ -195,7 +270,7 @@ end
 local function bury(name, boot, but)
   local freed = 0
   for _, id in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
-    local owner, owner_boot = unpack(redis.call('HMGET', JOB .. id, 'owner', 'boot'))
+    local owner, owner_boot = of_job(id, 'owner', 'boot')
     if owner == name and (owner_boot == boot) ~= (but or false) then
       after_crash(id)
       freed = freed + 1
@@ -209,12 +284,28 @@ local function forget_instance(name)
   redis.call('SREM', INSTANCES, name)
 end
 
+-- A server's clock that was set back would keep leases, delays and drains for as much longer; they move back with it.
+-- One that was set forward lets them end early, as a long silence of everybody would: that cannot be told apart.
+local function heed_clock()
+  local last = tonumber(redis.call('GET', CLOCK))
+  if last and math.abs(now - last) <= 1000 then return end
+  redis.call('SET', CLOCK, integer(now))
+  if not last or now > last then return end
+  local by = integer(now - last)
+  for _, set in ipairs({ LEASES, DELAYED }) do
+    for _, id in ipairs(redis.call('ZRANGE', set, 0, -1)) do redis.call('ZINCRBY', set, by, id) end
+  end
+  for _, name in ipairs(redis.call('HKEYS', DRAINING)) do redis.call('HINCRBY', DRAINING, name, by) end
+  if redis.call('HEXISTS', GRACE, 'until') == 1 then redis.call('HINCRBY', GRACE, 'until', by) end
+end
+
 -- What is due: retries whose time has come, jobs whose lease has run out.
 local function tend()
+  heed_clock()
   local due = redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, 100)
   for _, id in ipairs(due) do
     redis.call('ZREM', DELAYED, id)
-    if redis.call('HGET', JOB .. id, 'state') == 'retrying' then give_back(id, JOB .. id, 'due') end
+    if of_job(id, 'state') == 'retrying' then give_back(id, JOB .. id, 'due') end
   end
   local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)
   local till = #expired > 0 and spared_until() or 0

@@ -13,6 +13,6 @@ redis.call('HSET', DRAINING, name, integer(now + tonumber(ARGV[7])))
 redis.call('XADD', WISHES, 'MAXLEN', '~', '64', '*', 'instance', name)
 local answer = { 'ok' }
 for _, id in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
-  if redis.call('HGET', JOB .. id, 'owner') == name then answer[#answer + 1] = id end
+  if of_job(id, 'owner') == name then answer[#answer + 1] = id end
 end
 return answer

@@ -3,7 +3,7 @@
 local answers = {}
 for at = 5, #ARGV do
   local id = ARGV[at]
-  local state = redis.call('HGET', JOB .. id, 'state')
+  local state = of_job(id, 'state')
   if redis.call('ZREM', DEAD, id) == 1 then
     if state then emit(id, state, 'dropped') end
     answers[#answers + 1] = 'ok'

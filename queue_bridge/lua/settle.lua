@@ -6,7 +6,7 @@
 -- cancelled meanwhile ends as that, whatever else has become of its start, unless it has completed.
 local id, token, target, cause = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local key = JOB .. id
-local state, current = unpack(redis.call('HMGET', key, 'state', 'token'))
+local state, current = of_job(id, 'state', 'token')
 if not state then return 'missing' end
 if current ~= token then return 'stale' end
 if state ~= 'running' then
@@ -19,7 +19,7 @@ if redis.call('HDEL', key, 'cancel_ms') == 1 and target ~= 'completed' then
   finish_cancelled(id, key)
   return 'ok'
 end
-if ARGV[15] ~= '' then redis.call('HINCRBY', key, ARGV[15], 1) end
+if ARGV[15] ~= '' then step(key, ARGV[15]) end
 if ARGV[16] ~= '' then remember(key, cjson.decode(ARGV[16])) end
 if ARGV[11] ~= '' then redis.call('HSET', key, 'error', ARGV[11], 'error_kind', ARGV[12]) end
 
@@ -28,7 +28,6 @@ if target == 'queued' then
     redis.call('HSETNX', key, 'first_lane', redis.call('HGET', key, 'lane'))
     redis.call('HSET', key, 'lane', ARGV[10])
   end
-  if cause == 'drained' or cause == 'given back' then redis.call('HINCRBY', key, 'attempt', -1) end
   give_back(id, key, cause)
 elseif target == 'retrying' then
   local due = now + tonumber(ARGV[9])

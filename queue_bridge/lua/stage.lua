@@ -2,7 +2,7 @@
 -- From here on no later start makes another: it publishes this one; and nobody can cancel the job any more. '' takes the
 -- choice back, where the video is gone. Answers 'ok', 'stale', or 'cancelled' when that was wished before.
 local key = JOB .. ARGV[5]
-local state, token = unpack(redis.call('HMGET', key, 'state', 'token'))
+local state, token = of_job(ARGV[5], 'state', 'token')
 if state ~= 'running' or token ~= ARGV[6] then return 'stale' end
 if ARGV[7] == '' then
   redis.call('HDEL', key, 'staged')

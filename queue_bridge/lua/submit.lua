@@ -9,13 +9,13 @@ local place = tonumber(redis.call('HGET', TOTALS, 'submitted') or 0)  -- in the 
 
 -- The job that is there in place of this one, and its state; nothing when this is a new one.
 local function found(id, once)
-  local state = redis.call('HGET', JOB .. id, 'state')
+  local state = of_job(id, 'state')
   if state then return id, state end
   if once == '' then return end
   local bucket, field = IDEMPOTENCY .. string.sub(once, 1, BUCKET), string.sub(once, BUCKET + 1)
   if redis.call('HSETNX', bucket, field, id) == 1 then return end
   local other = redis.call('HGET', bucket, field)
-  state = redis.call('HGET', JOB .. other, 'state')
+  state = of_job(other, 'state')
   local ended = state == 'completed' or state == 'failed' or state == 'cancelled'
   if other == id or not state or (again and ended) then
     redis.call('HSET', bucket, field, id)

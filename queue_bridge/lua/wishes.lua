@@ -8,7 +8,7 @@ if redis.call('EXISTS', WISHES) == 1 then
     if facts[at] == 'last-generated-id' then wish_id = facts[at + 1] end
   end
 end
-local state, token, staged, cancel = unpack(redis.call('HMGET', JOB .. ARGV[6], 'state', 'token', 'staged', 'cancel_ms'))
+local state, token, staged, cancel = of_job(ARGV[6], 'state', 'token', 'staged', 'cancel_ms')
 if state ~= 'running' or token ~= ARGV[7] or staged then return { '', -1, wish_id } end
 if cancel then return { 'cancelled', -1, wish_id } end
 local until_ms = redis.call('HGET', DRAINING, ARGV[5])

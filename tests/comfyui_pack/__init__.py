@@ -164,4 +164,41 @@ class Tally:
         return {"ui": {"text": [tally]}}
 
 
-NODE_CLASS_MAPPINGS = {"TEST_SaveAfterFailures": SaveAfterFailures, "TEST_Tally": Tally, "TEST_Misbehave": Misbehave}
+class Marks:
+    """Takes ``seconds``, writes down when it began and ended, and saves a file."""
+
+    CATEGORY = "test"
+    FUNCTION = "run"
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "filename_prefix": ("STRING", {}),
+                "marks": ("STRING", {}),
+                "name": ("STRING", {}),
+                "seconds": ("FLOAT", {}),
+            }
+        }
+
+    def run(self, filename_prefix: str, marks: str, name: str, seconds: float) -> dict[str, Any]:
+        began = time.time()
+        folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        path = Path(folder) / f"{stem}_{counter:05}_.mp4"
+        path.write_bytes(b"not really a video")
+        time.sleep(seconds)
+        with Path(marks).open("a") as file:
+            file.write(f"{name} {began:.6f} {time.time():.6f}\n")
+        return {"ui": {"images": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]}}
+
+
+NODE_CLASS_MAPPINGS = {
+    "TEST_SaveAfterFailures": SaveAfterFailures,
+    "TEST_Tally": Tally,
+    "TEST_Misbehave": Misbehave,
+    "TEST_Marks": Marks,
+}
