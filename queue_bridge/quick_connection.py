@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError
+from redis.exceptions import ResponseError
 
 try:
     from hiredis import pack_command
@@ -46,22 +46,35 @@ class QuickClient:
 
     async def ask(self, *command: Any) -> Any:
         """The answer to one command; raises redis-py's errors. Nothing is sent twice."""
-        connection = self._free.pop() if self._free else self._pool.get_available_connection()
+        (answer,) = await self.ask_each([command])
+        if isinstance(answer, ResponseError):
+            raise answer
+        return answer
+
+    async def ask_each(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """The answers to commands that are sent together and run in order, one that blocks before what is behind it.
+
+        A command that is refused has its ResponseError as the answer.
+        """
+        connection = self._free.pop() if self._free else self._pool.get_available_connection()  # type: ignore[no-untyped-call]
+        answers: list[Any] = []
         try:
             if not connection.is_connected or await connection.can_read():  # it was closed meanwhile
                 await connection.disconnect()
                 await connection.connect()
-            await connection.send_command(*command)
-            return await connection.read_response()
+            packed = [part for command in commands for part in connection.pack_command(*command)]
+            await connection.send_packed_command(packed)
+            for _ in commands:
+                try:
+                    answers.append(await connection.read_response())
+                except ResponseError as error:
+                    answers.append(error)
+        except BaseException:
+            await connection.disconnect(nowait=True)  # no answer may be taken for that to another question
+            raise
         finally:
             self._free.append(connection)
-
-    async def run(self, script: Script, key: str, arguments: Sequence[Any]) -> Any:
-        """What a script answers; a server that does not know it yet is told it."""
-        try:
-            return await self.ask("EVALSHA", script.digest, 1, key, *arguments)
-        except NoScriptError:  # it has not run
-            return await self.ask("EVAL", script.source, 1, key, *arguments)
+        return answers
 
 
 class Script:
@@ -70,6 +83,13 @@ class Script:
     def __init__(self, source: str) -> None:
         self.source = source
         self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    def by_digest(self, key: str, arguments: Sequence[Any]) -> list[Any]:
+        """The command that runs it, on a server that has run it before."""
+        return ["EVALSHA", self.digest, 1, key, *arguments]
+
+    def by_text(self, key: str, arguments: Sequence[Any]) -> list[Any]:
+        return ["EVAL", self.source, 1, key, *arguments]
 
 
 class QuickConnection(_Quick, Connection):

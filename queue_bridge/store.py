@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
 from .config import Settings
 from .errors import JobError, LeaseLost
@@ -19,7 +20,7 @@ from .job import CLASS_OF, JobRecord, JobSpec
 from .packed import packed, short_key
 from .presence import Identity, registration
 from .quick_connection import QuickClient, Script
-from .redis_connection import answer_to
+from .redis_connection import answer_to, as_queue_error
 from .retry import Verdict
 from .scripts import NAMES, Argument, Scripts
 from .states import State
@@ -70,7 +71,7 @@ class Store:
         self.scripts = Scripts(settings, clock)
         self.keys = self.scripts.keys
         self._quick = QuickClient(client)
-        self._registered = {name: Script(self.scripts.source(name)) for name in NAMES}
+        self._scripts = {name: Script(self.scripts.source(name)) for name in NAMES}
 
     async def register(self, identity: Identity, *, predecessor_is_dead: bool = False) -> bool:
         """Say that an instance lives, for the time of a lease; False when another one of its name does."""
@@ -108,9 +109,50 @@ class Store:
 
         claim_id: the same one asks again after an answer was lost. Raises Unregistered.
         """
+        return await self._claimed(instance, await self._call("claim", *self._claim(instance, boot, lanes, claim_id)))
+
+    async def sleep_and_claim(
+        self,
+        idle: Idle,
+        timeout_s: float,
+        instance: str,
+        boot: str,
+        lanes: Sequence[str],
+        *,
+        claim_id: str | None = None,
+    ) -> JobRecord | Idle:
+        """``sleep``, then ``claim``: the server goes from one to the other without asking back. Raises Unregistered."""
+        claim = self._claim(instance, boot, lanes, claim_id)
+        woken, answer = await self._each([self._read_wake(idle, timeout_s), self._command("claim", *claim)])
+        if isinstance(woken, Exception):
+            raise as_queue_error(woken, self.settings.url) from woken
+        if isinstance(answer, NoScriptError):
+            answer = await self._call("claim", *claim)
+        return await self._claimed(instance, answer)
+
+    async def complete_and_claim(
+        self, job: JobRecord, result: Mapping[str, Any], instance: str, boot: str, lanes: Sequence[str], claim_id: str
+    ) -> JobRecord | Idle:
+        """``complete``, then ``claim``, in one call. Raises LeaseLost, after which the claim may be repeated."""
+        settle = (job.task_id, job.token, *_completion(job, result))
+        claim = self._claim(instance, boot, lanes, claim_id)
+        settled, claimed = await self._each([self._command("settle", *settle), self._command("claim", *claim)])
+        if isinstance(settled, NoScriptError):
+            settled = await self._call("settle", *settle)
+        if isinstance(claimed, NoScriptError):
+            claimed = await self._call("claim", *claim)
+        _check_owned(job, settled)
+        return await self._claimed(instance, claimed)
+
+    def _claim(self, instance: str, boot: str, lanes: Sequence[str], claim_id: str | None) -> list[Argument]:
+        """The own arguments of lua/claim.lua."""
         lease_ms = round(self.settings.lease_s * 1000)
-        claim_id = claim_id or uuid.uuid4().hex
-        answer = await self._call("claim", instance, boot, claim_id, lease_ms, self.settings.priority_share, *lanes)
+        return [instance, boot, claim_id or uuid.uuid4().hex, lease_ms, self.settings.priority_share, *lanes]
+
+    async def _claimed(self, instance: str, answer: Any) -> JobRecord | Idle:
+        """What lua/claim.lua has answered."""
+        if isinstance(answer, Exception):
+            raise as_queue_error(answer, self.settings.url) from answer
         if answer[0] == "unregistered":
             raise Unregistered(instance)
         if answer[0] == "none":
@@ -128,10 +170,12 @@ class Store:
 
     async def sleep(self, idle: Idle, timeout_s: float) -> None:
         """Return when something may be claimed again, at the latest after ``timeout_s``."""
+        await answer_to(self._quick.ask(*self._read_wake(idle, timeout_s)), self.settings.url)
+
+    def _read_wake(self, idle: Idle, timeout_s: float) -> list[Argument]:
         limit_s = timeout_s if idle.due_s is None else min(timeout_s, idle.due_s + 0.005)
         block_ms = max(1, round(limit_s * 1000))
-        read = self._quick.ask("XREAD", "BLOCK", block_ms, "STREAMS", self.keys.wake, idle.wake_id)
-        await answer_to(read, self.settings.url)
+        return ["XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self.keys.wake, idle.wake_id]
 
     async def progress(self, job: JobRecord, percent: float, stage: str, seconds_left: float | None) -> None:
         """Report on a running job. Raises LeaseLost."""
@@ -148,8 +192,7 @@ class Store:
 
     async def complete(self, job: JobRecord, result: Mapping[str, Any]) -> None:
         """Commit the one result of a job. Raises LeaseLost."""
-        values = ("", "", "", "", packed(job.completed(result)), 0, "", "")
-        await self._owned("settle", job, State.COMPLETED.value, "completed", *values)
+        await self._owned("settle", job, *_completion(job, result))
 
     async def settle(
         self, job: JobRecord, verdict: Verdict, error: str = "", kind: str = "", instance: str = ""
@@ -170,14 +213,33 @@ class Store:
         await self.client.aclose()
 
     async def _owned(self, name: str, job: JobRecord, *values: Argument) -> None:
-        answer = await self._call(name, job.task_id, job.token, *values)
-        if answer != "ok":
-            raise LeaseLost(f"The job {job.task_id} belongs to another instance now, or is no longer there.")
+        _check_owned(job, await self._call(name, job.task_id, job.token, *values))
 
     async def _call(self, name: str, *values: Argument) -> Any:
-        script, arguments = self._registered[name], self.scripts.arguments(*values)
-        run = self._quick.run(script, self.scripts.routing_key, arguments)
-        return await answer_to(run, self.settings.url)
+        (answer,) = await self._each([self._command(name, *values)])
+        if isinstance(answer, NoScriptError):  # it has not run
+            text = self._scripts[name].by_text(self.scripts.routing_key, self.scripts.arguments(*values))
+            (answer,) = await self._each([text])
+        if isinstance(answer, Exception):
+            raise as_queue_error(answer, self.settings.url) from answer
+        return answer
+
+    def _command(self, name: str, *values: Argument) -> list[Argument]:
+        return self._scripts[name].by_digest(self.scripts.routing_key, self.scripts.arguments(*values))
+
+    async def _each(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        answers: list[Any] = await answer_to(self._quick.ask_each(commands), self.settings.url)
+        return answers
+
+
+def _check_owned(job: JobRecord, answer: str) -> None:
+    if answer != "ok":
+        raise LeaseLost(f"The job {job.task_id} belongs to another instance now, or is no longer there.")
+
+
+def _completion(job: JobRecord, result: Mapping[str, Any]) -> tuple[Argument, ...]:
+    """The own arguments of lua/settle.lua from the new state on, for a start that completed."""
+    return (State.COMPLETED.value, "completed", "", "", "", "", packed(job.completed(result)), 0, "", "")
 
 
 def _submitted(submissions: Sequence[Submission], *, again: bool) -> list[Argument]:

@@ -62,11 +62,17 @@ class Worker:
     async def run(self) -> None:
         """Take jobs until this task is cancelled."""
         claim_id = uuid.uuid4().hex
+        idle: Idle | None = None
+        me = (self._identity.name, self._identity.boot, self._lanes)
         while True:
             try:
-                job = await self._store.claim(self._identity.name, self._identity.boot, self._lanes, claim_id=claim_id)
+                slept, idle = idle, None
+                if slept:
+                    job = await self._store.sleep_and_claim(slept, IDLE_S, *me, claim_id=claim_id)
+                else:
+                    job = await self._store.claim(*me, claim_id=claim_id)
                 if isinstance(job, Idle):
-                    await self._store.sleep(job, IDLE_S)
+                    idle = job
                     continue
                 claim_id = uuid.uuid4().hex
                 await self._work(job)

@@ -10,9 +10,7 @@ from streaq import Worker
 from .job import LEASE_S, SLOTS, URL, work_async
 from .peer import Peer, program
 
-worker: Any = Worker(
-    redis_url=URL, concurrency=SLOTS, prefetch=1, idle_timeout=LEASE_S, priorities=["low", "high"]
-)
+worker: Any = Worker(redis_url=URL, concurrency=SLOTS, prefetch=1, idle_timeout=LEASE_S, priorities=["low", "high"])
 
 
 @worker.task(name="run")
