@@ -1,12 +1,13 @@
 """How fast, how small and how safe the queue is, beside other job queues on the same server in the same run.
 
-    python -m bench.queue [--peers sonic,floor,celery,...] [--rows enqueue,at_once,...] [--python arq=/path/python] [--long]
+    python -m bench.queue [--peers sonic,floor,celery] [--rows enqueue,at_once] [--python arq=/path/python] [--long]
 
 Every row of every queue gets a fresh database: Valkey or Redis on TCP, appendonly, fsync every second. Jobs are JSON of
 about 1 KB and do nothing, or sleep. Each queue has the settings with which it loses nothing, with a lease of 10 s where
-it has one. ``floor`` is a bare stream, which no queue on Redis can beat. Queues that are not installed are left out with
-a sentence: ``pip install -e ".[bench]"``; arq, which needs an older redis-py, in an environment of its own that
-``--python arq=...`` names; BullMQ with ``npm install bullmq`` in a folder that BENCH_NODE_MODULES names. Prints JSON.
+it has one. ``floor`` is a bare stream, which no queue on Redis can beat. Queues that are not installed are left out
+with a sentence: ``pip install -e ".[bench]"``; arq, which needs an older redis-py, in an environment of its own that
+``--python arq=...`` names; BullMQ with ``npm install bullmq ioredis`` in a folder that BENCH_NODE_MODULES names.
+Prints JSON.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from comfyui_sonic.queue_bridge.instance import free_port
 from comfyui_sonic.queue_bridge.redis_connection import connect_sync
 from comfyui_sonic.queue_bridge.redis_program import find_server_program
+from redis.exceptions import RedisError
 
 PEERS = ("sonic", "floor", "celery", "arq", "taskiq", "streaq", "saq", "dramatiq", "rq", "bullmq")
 ROWS = ("enqueue", "at_once", "drain_1", "drain_4", "pick_up", "priority", "crash")
@@ -34,36 +37,37 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def database(folder: Path) -> Iterator[str]:
+def database(folder: Path, *, appendonly: bool = True) -> Iterator[str]:
     """A fresh server, and its address."""
     folder.mkdir()
     port = free_port("127.0.0.1")
-    options = {"port": port, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes", "appendfsync": "everysec"}
+    options = {
+        "port": port,
+        "bind": "127.0.0.1",
+        "dir": folder,
+        "appendonly": "yes" if appendonly else "no",
+        "appendfsync": "everysec",
+    }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [str(find_server_program().path), *words, "--save", "", "--loglevel", "warning"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"redis://127.0.0.1:{port}/0"
     try:
-        _await_answer(url)
+        await_answer(url)
         yield url
     finally:
         server.kill()
         server.wait()
 
 
-def _await_answer(url: str) -> None:
-    for attempt in range(100):
-        try:
-            connect_sync(url, timeout_s=1.0).ping()
+def await_answer(url: str) -> None:
+    client = connect_sync(url, timeout_s=1.0)
+    for _ in range(200):
+        with suppress(RedisError):
+            client.ping()
             return
-        except OSError:
-            pass
-        except Exception:  # noqa: BLE001  # redis-py's own errors, until it answers
-            if attempt == 99:
-                raise
-        import time
-
         time.sleep(0.05)
+    raise TimeoutError(f"The database at {url} does not answer.")
 
 
 def measured(peer: str, row: str, python: str, folder: Path) -> dict[str, Any]:

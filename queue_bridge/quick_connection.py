@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 try:
     from hiredis import pack_command
@@ -53,6 +53,11 @@ class QuickClient:
                 await connection.connect()
             await connection.send_command(*command)
             return await connection.read_response()
+        except ResponseError:
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)  # no answer may be taken for that to another question
+            raise
         finally:
             self._free.append(connection)
 

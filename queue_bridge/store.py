@@ -166,7 +166,7 @@ class Store:
         """Return when something may be claimed again, at the latest after ``timeout_s``."""
         limit_s = timeout_s if idle.due_s is None else min(timeout_s, idle.due_s + 0.005)
         block_ms = max(1, round(limit_s * 1000))
-        read = self._quick.ask("XREAD", "BLOCK", block_ms, "STREAMS", self.keys.wake, idle.wake_id)
+        read = self._quick.ask("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self.keys.wake, idle.wake_id)
         await answer_to(read, self.settings.url)
 
     async def progress(self, job: JobRecord, percent: float, stage: str, seconds_left: float | None) -> None:

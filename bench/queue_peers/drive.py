@@ -1,4 +1,4 @@
-"""Measures one queue in its own process: python -m bench.queue_peers.drive NAME ROW; prints JSON. bench.queue starts it."""
+"""Measures one queue in a process of its own: python -m bench.queue_peers.drive NAME ROW; prints JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from redis import Redis
 from .job import URL, payload
 from .peer import Peer
 
-ONE_BY_ONE, AT_ONCE, DRAINED, PICK_UPS = 2000, 20_000, 3000, 200
+ONE_BY_ONE, AT_ONCE, DRAINED, PICK_UPS = 2000, 20_000, 10_000, 200
 LOW_JOBS, CRASH_JOBS, CRASH_AFTER = 200, 200, 60
 CAP_S = 15.0  # a drain is stopped after so long, and what was done by then counts
 CRASH_WATCH_S = float(os.environ.get("BENCH_CRASH_WATCH_S", "60"))
@@ -66,7 +66,7 @@ class Marks:
 def workers(peer: Peer, count: int, slots: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Worker processes, each the leader of a group, which ends with all that it started."""
     environment = {**os.environ, "BENCH_SLOTS": str(slots)}
-    log = open(os.environ["BENCH_MARKS"] + ".log", "ab")  # noqa: SIM115
+    log = Path(os.environ["BENCH_MARKS"] + ".log").open("ab")  # noqa: SIM115
     started = [
         subprocess.Popen(peer.worker(slots), env=environment, start_new_session=True, stdout=log, stderr=log)
         for _ in range(count)
@@ -87,7 +87,7 @@ async def ready(peer: Peer, marks: Marks, count: int = 1) -> None:
         await peer.put(payload(-number, 5))
         groups = {group for _, _, _, group in marks.update().all}
         if len(groups) >= count and marks.all:
-            await marks.until(lambda now: ends(now, below=0) >= number, 20.0)
+            await marks.until(lambda now, count=number: ends(now, below=0) >= count, 20.0)
             return
         await asyncio.sleep(0.05)
     raise RuntimeError("no worker took a job within 20 s")

@@ -1,4 +1,4 @@
-"""The job that all queues run: about 1 KB of JSON as a customer would write it, which leaves a mark at start and end."""
+"""The job that all queues run: about 1 KB of JSON as customers write it, which leaves a mark at start and end."""
 
 from __future__ import annotations
 

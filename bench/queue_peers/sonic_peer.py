@@ -1,11 +1,10 @@
-"""This queue: jobs through the store, and a worker of instances that take the next job while one is at work."""
+"""This queue: jobs through the store, and a worker of instances with a lease each."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import sys
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,39 +53,35 @@ class SonicPeer(Peer):
 
 
 class Instance:
-    """One slot: a job at work, and the next one claimed meanwhile."""
+    """One slot. As in worker.py, the next job is claimed while what is left to do of the one before is done."""
 
     def __init__(self) -> None:
         self._store = Store(connect(URL), SETTINGS)
         self._me = Identity(f"instance-{new_job_id()}")
-        self._held: dict[str, JobRecord] = {}
+        self._job: JobRecord | None = None
 
     async def run(self) -> None:
         await self._store.register(self._me)
         beating = asyncio.create_task(self._beat())
-        coming: asyncio.Task[JobRecord] = asyncio.create_task(self._next())
+        me = (self._me.name, self._me.boot, LANES)
+        found = await self._store.claim(*me)
         while not beating.done():
-            job = await coming
-            coming = asyncio.create_task(self._next())
-            await work_async({name: job.spec.config[name] for name in ("number", "milliseconds")})
-            await self._store.complete(job, result_of(job, self._me.name))
-            del self._held[job.task_id]
-
-    async def _next(self) -> JobRecord:
-        while True:
-            found = await self._store.claim(self._me.name, self._me.boot, LANES, claim_id=uuid.uuid4().hex)
-            if not isinstance(found, Idle):
-                self._held[found.task_id] = found
-                return found
-            await self._store.sleep(found, 5.0)
+            if isinstance(found, Idle):
+                await self._store.sleep(found, 5.0)
+                found = await self._store.claim(*me)
+                continue
+            self._job = found
+            await work_async({name: found.spec.config[name] for name in ("number", "milliseconds")})
+            result = result_of(found, self._me.name)
+            _, found = await asyncio.gather(self._store.complete(found, result), self._store.claim(*me))
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(SETTINGS.heartbeat_s)
             await self._store.register(self._me)
-            for job in list(self._held.values()):
-                with contextlib.suppress(LeaseLost):  # it has completed meanwhile
-                    await self._store.renew(job)
+            with contextlib.suppress(LeaseLost):  # it has completed meanwhile
+                if self._job:
+                    await self._store.renew(self._job)
 
 
 def result_of(job: JobRecord, instance: str) -> dict[str, Any]:
