@@ -31,7 +31,7 @@ LANES = tuple(str(tier) for tier in TIERS)
 COMPARED = ("state", "lane", "token", "attempt", "failures", "crashes", "degradations", "percent", "owner")
 
 workers = st.sampled_from(WORKERS)
-picks = st.integers(0, 2**16)  # an index into whatever there is, so that a shrunk example stays readable
+picks = st.sampled_from((0, 0, 0, 0, 0, 1, 1, 2, 3, 5))  # an index; what is most likely to change something comes first
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -77,8 +77,9 @@ class QueueMachine(RuleBasedStateMachine):
         return "ok"
 
     def start_at(self, pick: int) -> JobRecord:
-        """The newest starts come first, as most of the older ones are stale."""
-        return self.starts[-1 - pick % len(self.starts)]
+        """Starts whose token is the last one come first, then the stale ones; of each the newest first."""
+        starts = sorted(self.starts[::-1], key=lambda start: start.token != self.model.jobs[start.task_id].token)
+        return starts[pick % len(starts)]
 
     def boot(self, name: str, *, predecessor_is_dead: bool = True) -> None:
         me = Identity(name, f"boot-{next(self.numbers)}")
@@ -263,7 +264,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.run(self.store.tend()) == self.model.tend()
 
     def job_at(self, pick: int) -> ModelJob:
-        return list(self.model.jobs.values())[pick % len(self.model.jobs)]
+        """Ended jobs come first."""
+        jobs = sorted(self.model.jobs.values(), key=lambda job: State(job.state) not in TERMINAL)
+        return jobs[pick % len(jobs)]
 
     # --- what must be true at any time ---
 
