@@ -159,6 +159,7 @@ class Worker:
         result = {
             "output": laid["place"],
             "bytes": laid["bytes"],
+            "sha256": laid["sha256"],
             "seconds": round(time.monotonic() - started, 3),
             "instance": self._identity.name,
             "attempt": job.attempt,

@@ -34,7 +34,7 @@ class ModelJob:
     percent: float = 0.0
     owner: str = ""
     boot: str = ""
-    staged: str = ""
+    staged: int = 0  # the token of the start whose result is chosen
     lease_s: float = 0.0
     due_s: float = 0.0
     returned: bool = False  # waits for another start, so it is served before its stream
@@ -136,11 +136,11 @@ class QueueModel:
         job.lease_s = self.now_s + self.lease_s
         return "ok"
 
-    def stage(self, job_id: str, token: int, result: str) -> Answer:
+    def stage(self, job_id: str, token: int) -> Answer:
         job = self.jobs[job_id]
         if not self._owns(job, token):
             return "stale"
-        job.staged = result
+        job.staged = token
         return "ok"
 
     def settle(
@@ -168,7 +168,7 @@ class QueueModel:
             job.state, job.owner, job.due_s = "retrying", "", self.now_s + delay_s
         else:
             if target == "completed":
-                job.percent, job.staged = 100.0, ""
+                job.percent, job.staged = 100.0, 0
             job.dead = job.dead or dead
             self._finish(job, target)
         return "ok"

@@ -4,4 +4,5 @@ local key = JOB .. ARGV[5]
 local state, token = unpack(redis.call('HMGET', key, 'state', 'token'))
 if state ~= 'running' or token ~= ARGV[6] then return 'stale' end
 redis.call('HSET', key, 'staged', ARGV[7])
+emit(ARGV[5], 'running', 'staged', 'token', token)
 return 'ok'
