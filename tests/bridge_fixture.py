@@ -46,9 +46,7 @@ class BridgeQueue:
     store: Store
     view: QueueView
 
-    async def submit(
-        self, folder: Path, name: str = "job", priority: Priority = "normal", **config: Value
-    ) -> str:
+    async def submit(self, folder: Path, name: str = "job", priority: Priority = "normal", **config: Value) -> str:
         """A job of the template that fails and waits as it is told; returns its id."""
         for file in ("a.png", "a.wav"):
             (folder / file).write_bytes(b"not looked into")
@@ -106,9 +104,7 @@ def start_bridge(comfyui: Path, url: str, directory: Path) -> Iterator[Bridge]:
     queue, orders = f"bridge-{new_job_id()}", directory / "orders"
     orders.mkdir()
     variables: dict[str, Any] = {name: environment(url, queue, name, orders) for name in NAMES}
-    instances = {
-        name: Instance(comfyui, directory / name, environment=variables[name]) for name in NAMES
-    }
+    instances = {name: Instance(comfyui, directory / name, environment=variables[name]) for name in NAMES}
     with contextlib.ExitStack() as stack:
         for instance in instances.values():  # in turn, as together they would only wait for each other
             install_pack(ROOT, instance.base_directory / "custom_nodes")

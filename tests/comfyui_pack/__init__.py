@@ -9,6 +9,8 @@ from typing import Any
 import comfy.utils
 import folder_paths
 
+from . import misbehave
+
 
 class SaveAfterFailures:
     """Raises as long as the tally's file has fewer than ``failures`` lines, adding one each time; then saves a file."""
@@ -68,3 +70,4 @@ class Tally:
 
 
 NODE_CLASS_MAPPINGS = {"TEST_SaveAfterFailures": SaveAfterFailures, "TEST_Tally": Tally}
+NODE_CLASS_MAPPINGS |= misbehave.NODE_CLASS_MAPPINGS
