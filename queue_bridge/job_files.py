@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from .errors import BadJob, FileUnreachable
+from .errors import BadJob, FileUnreachable, JobError
 from .job import JobSpec
 
 FOLDER = "sonic"  # below ComfyUI's input and output folders
@@ -120,17 +120,26 @@ class JobFiles:
         """
         source, place = Path(staged["staged"]), Path(staged["place"])
         try:
-            if source.exists():
+            try:
                 source.replace(place)
                 _sync_folder(place.parent)
-            elif not _is_file(place, staged):
-                return False
+            except FileNotFoundError:
+                if not _is_file(place, staged):
+                    return False
             stem = source.name.removesuffix(".part").rpartition(".")[0]
             for left_behind in place.parent.glob(f"{glob_escape(stem)}.*.part"):
                 left_behind.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(place, error) from error
         return True
+
+    def discard(self, spec: JobSpec, token: int | None = None) -> None:
+        """Remove what a start, or every one, has laid beside the video's place, for jobs that are over or another's."""
+        with contextlib.suppress(JobError, OSError):
+            place = self.path_of(spec.output, "output")
+            which = "*" if token is None else str(token)
+            for laid in place.parent.glob(f".{glob_escape(spec.task_id)}.{which}.part"):
+                laid.unlink(missing_ok=True)
 
     def tidy(self, task_id: str) -> None:
         """Remove what a job left in ComfyUI's folders."""

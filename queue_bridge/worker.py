@@ -117,6 +117,8 @@ class Worker:
         )
         try:
             await self._persist(lambda: self._store.settle(job, verdict, sentence, str(kind), self._identity.name))
+            if verdict.state is State.FAILED:
+                await asyncio.to_thread(self._files.discard, job.spec)
         except LeaseLost as stale:
             log.warning("job %s: %s", job.task_id, stale)
 
@@ -153,7 +155,8 @@ class Worker:
             )
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced = self._produced(outcome, template)
-            laid = await asyncio.to_thread(self._files.stage, produced, job.spec, job.token)
+            laying = asyncio.create_task(asyncio.to_thread(self._files.stage, produced, job.spec, job.token))
+            laid = await self._unless_in_vain(job, laying, asyncio.shield(laying))
         finally:
             await reports.end()
         result = {
@@ -168,10 +171,24 @@ class Worker:
             "degraded": bool(job.degradations),
             "report": outcome.report("sonic"),
         }
-        await self._persist(lambda: self._store.stage(job, {**laid, "result": result}))
+        choice = self._persist(lambda: self._store.stage(job, {**laid, "result": result}))
+        await self._unless_in_vain(job, laying, choice)
         if not await asyncio.to_thread(self._files.publish, laid):
             raise BridgeError(f"The video of job {job.task_id} vanished from '{laid['staged']}' before its renaming.")
         return result
+
+    async def _unless_in_vain(self, job: JobRecord, laying: asyncio.Task[Any], step: Awaitable[Any]) -> Any:
+        """One step between laying a video beside its place and its being chosen.
+
+        When the job is another's by then, nobody comes for this video, so it goes. Should it have been chosen in the
+        very moment, the next start makes another.
+        """
+        try:
+            return await step
+        except (LeaseLost, asyncio.CancelledError):
+            await asyncio.wait({laying})  # a thread goes on whoever is cancelled
+            await asyncio.to_thread(self._files.discard, job.spec, job.token)
+            raise
 
     def _produced(self, outcome: PromptResult, template: Template) -> Path:
         files = outcome.files_of(template.result_node)
