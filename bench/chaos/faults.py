@@ -162,7 +162,7 @@ class Hands:
         client = connect(self._redis.url)
         try:
             with queue_errors(self._redis.url):
-                await client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                await client.client_kill_filter(_type="normal", skipme=True)
         except BridgeError:  # the database is away just now: they are cut
             pass
         finally:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 EVERY_OWNER = "*"
 
@@ -140,7 +140,7 @@ def _made(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)
         return kind(**{name: _made(hints[name], one) for name, one in value.items()})
-    arguments = getattr(kind, "__args__", ())
+    arguments: tuple[Any, ...] = get_args(kind)
     if isinstance(value, list):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(_made(one_kind, one) for one_kind, one in zip(kinds, value, strict=True))
