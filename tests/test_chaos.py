@@ -40,7 +40,7 @@ async def test_a_server_that_was_away_too_long_changes_nothing_and_leaves_nothin
     held = asyncio.Event()
 
     async def hold(link: Link) -> None:
-        link.hold(LEASE_S + 2.0)
+        link.hold(LEASE_S + 6.0)
         held.set()
 
     wire.traps.append(Trap(next(edge for edge in EDGES if edge.name == "laid, not chosen"), hold))

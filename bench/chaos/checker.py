@@ -17,7 +17,13 @@ from .history import EVERY_OWNER, Event, Fault, History, Order
 BY_HAND = "retried by hand"
 DIED = ("instance died", "instance died too often")
 TOO_OFTEN = ("failed", DIED[1])
-NOTES = frozenset({"progress", "staged"})  # of a running job, which stays one
+# What is told of a job without a change of its state, and in which states that may be.
+NOTES: Mapping[str, frozenset[State]] = {
+    "progress": frozenset({State.RUNNING}),
+    "staged": frozenset({State.RUNNING}),
+    "to be cancelled": frozenset({State.RUNNING}),
+    "dropped": frozenset({State.FAILED}),
+}
 DEAD_LETTER = frozenset({"retries used up", "instance died too often"})
 GIVEN_BACK = frozenset({"given back", "drained"})
 
@@ -129,7 +135,7 @@ def every_change_is_an_allowed_one(facts: Facts) -> Iterator[tuple[str, str]]:
         for event in facts.events(job):
             after = State(event.state)
             if event.cause in NOTES:
-                if state is not State.RUNNING:
+                if state not in NOTES[event.cause]:
                     yield job, f"'{event.cause}' is told of it while it is {state}"
             elif state is None:
                 if event.cause != "submitted":
