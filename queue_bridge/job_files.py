@@ -18,7 +18,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from .errors import BadJob, FileUnreachable, PromptFailed
+from .errors import BadJob, FileUnreachable, JobError, PromptFailed
 from .job import JobSpec
 
 FOLDER = "sonic"  # below ComfyUI's input and output folders
@@ -143,11 +143,12 @@ class JobFiles:
         """
         source, place = Path(staged["staged"]), Path(staged["place"])
         try:
-            if source.exists():
+            try:
                 source.replace(place)
                 _sync_folder(place.parent)
-            elif not _is_file(place, staged):
-                return False
+            except FileNotFoundError:
+                if not _is_file(place, staged):
+                    return False
             stem = source.name.removesuffix(".part").rpartition(".")[0]
             for left_behind in place.parent.glob(f"{glob_escape(stem)}.*.part"):
                 left_behind.unlink(missing_ok=True)
@@ -155,11 +156,12 @@ class JobFiles:
             raise _unwritable(place, error) from error
         return True
 
-    def discard(self, spec: JobSpec) -> None:
-        """Remove what was laid beside the place of a job that is cancelled; as far as that can be reached."""
-        with contextlib.suppress(OSError, BadJob):
+    def discard(self, spec: JobSpec, token: int | None = None) -> None:
+        """Remove what a start, or every one, has laid beside the video's place, for jobs that are over or another's."""
+        with contextlib.suppress(JobError, OSError):
             place = self.path_of(spec.output, "output")
-            for laid in place.parent.glob(f".{glob_escape(spec.task_id)}.*.part"):
+            which = "*" if token is None else str(token)
+            for laid in place.parent.glob(f".{glob_escape(spec.task_id)}.{which}.part"):
                 laid.unlink(missing_ok=True)
 
     def remove_result(self, place: str, described: Mapping[str, Any]) -> Literal["removed", "not ours", "out of reach"]:

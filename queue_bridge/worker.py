@@ -243,6 +243,8 @@ class Worker:
         )
         try:
             await self._persist(lambda: self._store.settle(job, verdict, sentence, str(kind), self._identity.name))
+            if verdict.state is State.FAILED:
+                await asyncio.to_thread(self._files.discard, job.spec)
         except LeaseLost as stale:
             log.warning("job %s: %s", job.task_id, stale)
 
@@ -323,12 +325,14 @@ class Worker:
             over.set()
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced = self._produced(outcome, prompt.template)
-            laid = await _to_its_end(asyncio.to_thread(self._files.stage, produced, job.spec, job.token))
+            laying = asyncio.create_task(asyncio.to_thread(self._files.stage, produced, job.spec, job.token))
+            laid = await self._unless_in_vain(job, laying, asyncio.shield(laying))
         finally:
             await reports.end()
         result = {
             "output": laid["place"],
             "bytes": laid["bytes"],
+            "sha256": laid["sha256"],
             "seconds": round(time.monotonic() - started, 3),
             "instance": self._identity.name,
             "attempt": job.attempt,
@@ -337,10 +341,24 @@ class Worker:
             "degraded": bool(job.degradations),
             "report": outcome.report("sonic"),
         }
-        await self._persist(lambda: self._store.stage(job, {**laid, "result": result}))
+        choice = self._persist(lambda: self._store.stage(job, {**laid, "result": result}))
+        await self._unless_in_vain(job, laying, choice)
         if not await asyncio.to_thread(self._files.publish, laid):
             raise BridgeError(f"The video of job {job.task_id} vanished from '{laid['staged']}' before its renaming.")
         return result
+
+    async def _unless_in_vain(self, job: JobRecord, laying: asyncio.Task[Any], step: Awaitable[Any]) -> Any:
+        """One step between laying a video beside its place and its being chosen.
+
+        When the job is another's by then, nobody comes for this video, so it goes. Should it have been chosen in the
+        very moment, the next start makes another.
+        """
+        try:
+            return await step
+        except (LeaseLost, StartStopped, asyncio.CancelledError):
+            await asyncio.wait({laying}, timeout=THREAD_S)  # a thread goes on whoever is cancelled
+            await asyncio.to_thread(self._files.discard, job.spec, job.token)
+            raise
 
     def _produced(self, outcome: PromptResult, template: Template) -> Path:
         files = outcome.files_of(template.result_node)
@@ -435,13 +453,3 @@ async def _either(first: Coroutine[Any, Any, None], second: Coroutine[Any, Any, 
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _to_its_end(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """Await what a thread does; a cancellation waits for it, as it goes on all the same."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=THREAD_S)
-        raise

@@ -146,3 +146,14 @@ def test_a_wrong_place_is_the_jobs_fault(files: JobFiles, root: Path, output: st
     (root / "d.mp4").mkdir()
     with pytest.raises(BadJob, match=words):
         files.check_output(spec_in(root, output=output.format(root=root.as_uri())))
+
+
+def test_what_a_start_laid_in_vain_goes_and_the_others_stay(files: JobFiles, root: Path, tmp_path: Path) -> None:
+    spec = spec_in(root)
+    first, second = (files.stage(produced_in(tmp_path), spec, token) for token in (1, 12))
+    files.discard(spec, 1)
+    assert (Path(first["staged"]).exists(), Path(second["staged"]).exists()) == (False, True)
+    assert not files.publish(first), "it has to be made again"
+    files.discard(spec)
+    assert list((root / "videos").iterdir()) == []
+    files.discard(spec_in(root, output="file:///etc/anna.mp4"))

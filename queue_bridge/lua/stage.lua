@@ -10,4 +10,5 @@ if ARGV[7] == '' then
 end
 if redis.call('HEXISTS', key, 'cancel_ms') == 1 then return 'cancelled' end
 redis.call('HSET', key, 'staged', ARGV[7])
+emit(ARGV[5], 'running', 'staged', 'token', token)
 return 'ok'

@@ -12,6 +12,8 @@ import comfy.utils
 import folder_paths
 from server import PromptServer
 
+from . import marked_video
+
 
 class SaveAfterFailures:
     """Raises as long as the tally's file has fewer than ``failures`` lines, adding one each time; then saves a file."""
@@ -202,3 +204,4 @@ NODE_CLASS_MAPPINGS = {
     "TEST_Misbehave": Misbehave,
     "TEST_Marks": Marks,
 }
+NODE_CLASS_MAPPINGS |= marked_video.NODE_CLASS_MAPPINGS
