@@ -12,6 +12,8 @@ from typing import Literal
 
 CLASSES = ("priority", "pending")
 ENDED = frozenset({"completed", "failed", "cancelled"})
+NOT_BEGUN = "Waiting"  # the stage of a start whose prompt waits for its turn
+PASSED_MAX = 3  # how often a job that is set aside is passed over
 Answer = Literal["ok", "stale"]
 
 
@@ -31,14 +33,21 @@ class ModelJob:
     failures: int = 0
     crashes: int = 0
     degradations: int = 0
+    device_faults: int = 0
     percent: float = 0.0
+    stage: str = ""
     owner: str = ""
     boot: str = ""
     staged: int = 0  # the token of the start whose result is chosen
     lease_s: float = 0.0
     due_s: float = 0.0
-    returned: bool = False  # waits for another start, so it is served before its stream
+    returned: bool = False  # waits for another start, or is set aside, so it is served before the others of its batch
     dead: bool = False
+    cancelling: bool = False
+    first_lane: str = ""  # before its resolution became lower
+    ahead: str = ""  # the instance that has set it aside
+    ahead_boot: str = ""
+    passed: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,10 @@ class QueueModel:
     batches: dict[str, Counter[str]] = field(default_factory=dict)
     totals: Counter[str] = field(default_factory=Counter)
     turns: int = 0
+    turn: int = 0
+    flows: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)  # by class and lane: batch -> its turn
+    aside: dict[str, str] = field(default_factory=dict)  # instance -> the job that it has set aside
+    draining: set[str] = field(default_factory=set)
 
     # --- submitting ---
 
@@ -83,6 +96,7 @@ class QueueModel:
             self.keys[key] = job_id
         if batch:
             self.batches.setdefault(batch, Counter())["total"] += 1
+        self._begin_to_wait(self.jobs[job_id])
         return job_id, True, "queued"
 
     # --- instances ---
@@ -91,6 +105,8 @@ class QueueModel:
         other = self.boots.get(name)
         if other and other != boot and not predecessor_is_dead:
             return False
+        if other != boot:
+            self.aside.pop(name, None)
         self.boots[name] = boot
         for job in self.running():
             if job.owner == name and job.boot != boot:
@@ -105,14 +121,13 @@ class QueueModel:
             if job.state == "running" and job.token == last.token:
                 return job.id
         self.tend()
-        order: Sequence[str] = CLASSES
-        if all(self.waiting(job_class, lanes) for job_class in CLASSES):
-            self.turns += 1
-            if self.turns % self.share == 0:
-                order = CLASSES[::-1]
-        found = next((jobs[0] for job_class in order if (jobs := self.waiting(job_class, lanes))), None)
+        found = self._next(name, boot, lanes, ahead=False)
         if found is None:
             return None
+        if found.ahead:
+            if self.aside.get(name) == found.id:
+                del self.aside[name]
+            self._let_go(found)
         found.state, found.owner, found.boot, found.returned = "running", name, boot, False
         found.token += 1
         found.attempt += 1
@@ -120,13 +135,90 @@ class QueueModel:
         self.claims[name] = Claimed(claim_id, found.id, found.token)
         return found.id
 
+    def set_aside(self, name: str, boot: str, lanes: Collection[str]) -> str | None:
+        """The job that would start now; what was set aside before is let go."""
+        self.tend()
+        found = self._next(name, boot, lanes, ahead=True)
+        before = self.aside.get(name)
+        if before and (found is None or before != found.id):
+            if self.jobs[before].ahead == name:
+                self._let_go(self.jobs[before])
+            del self.aside[name]
+        if found is None:
+            return None
+        found.returned = True
+        if (found.ahead, found.ahead_boot) != (name, boot):
+            found.ahead, found.ahead_boot, found.passed = name, boot, 0
+            self.aside[name] = found.id
+        return found.id
+
+    def _next(self, name: str, boot: str, lanes: Collection[str], *, ahead: bool) -> ModelJob | None:
+        order: Sequence[str] = () if name in self.draining else CLASSES
+        if order and all(self.waiting(job_class, lanes) for job_class in CLASSES):
+            turn = self.turns + 1
+            if not ahead:
+                self.turns = turn
+            if turn % self.share == 0:
+                order = CLASSES[::-1]
+        return next((job for one in order if (job := self._take(name, boot, one, lanes, ahead=ahead))), None)
+
+    def _take(self, name: str, boot: str, job_class: str, lanes: Collection[str], *, ahead: bool) -> ModelJob | None:
+        """Out of one class: what is set aside for this instance, else out of the batch whose turn it is."""
+        mine = self.jobs.get(self.aside.get(name, ""))
+        found = None
+        if mine and mine.state == "queued" and (mine.ahead, mine.ahead_boot) == (name, boot):
+            found = mine if mine.job_class == job_class and mine.lane in lanes else None
+        if found is None:
+            passed = []
+            for job in self.in_turn(job_class, lanes):
+                if not self._is_anothers(job, name):
+                    found = job
+                    break
+                passed.append(job)
+            if found is None:
+                found = passed[0] if passed and not ahead else None
+            elif not ahead:
+                for job in passed:
+                    job.passed += 1
+        if found is None:
+            return None
+        if not ahead:
+            self._end_to_wait(found)
+        flow = self.flows[found.job_class, found.lane]
+        if found.batch in flow and not found.ahead:
+            flow[found.batch] = self._next_turn()
+        return found
+
+    def in_turn(self, job_class: str, lanes: Collection[str]) -> list[ModelJob]:
+        """Waiting jobs of a class, the batch whose turn it is first, and of each batch those that came back first."""
+        turns = [(turn, lane, batch) for lane in lanes for batch, turn in self.flows.get((job_class, lane), {}).items()]
+        found: list[ModelJob] = []
+        for _, lane, batch in sorted(turns):
+            standing = [job for job in self.waiting(job_class, {lane}) if job.batch == batch]
+            fresh = [job for job in standing if not job.returned]
+            found += [job for job in standing if job.returned] + fresh
+        return found
+
+    def _is_anothers(self, job: ModelJob, name: str) -> bool:
+        living = self.boots.get(job.ahead) == job.ahead_boot and job.ahead not in self.draining
+        return bool(job.ahead) and job.ahead != name and job.passed < PASSED_MAX and living
+
+    def refuse(self, job_id: str, name: str) -> bool:
+        """Before its start; the reason is always the same."""
+        job = self.jobs[job_id]
+        if job.ahead != name or job.state not in ("failed", "queued"):
+            return False
+        if job.state == "queued":
+            self._finish(job, "failed")
+        return True
+
     # --- the owner of a start ---
 
-    def progress(self, job_id: str, token: int, percent: float) -> Answer:
+    def progress(self, job_id: str, token: int, percent: float, stage: str) -> Answer:
         job = self.jobs[job_id]
         if not self._owns(job, token):
             return "stale"
-        job.percent = max(job.percent, percent)
+        job.percent, job.stage = max(job.percent, percent), stage
         return "ok"
 
     def renew(self, job_id: str, token: int) -> Answer:
@@ -136,10 +228,12 @@ class QueueModel:
         job.lease_s = self.now_s + self.lease_s
         return "ok"
 
-    def stage(self, job_id: str, token: int) -> Answer:
+    def stage(self, job_id: str, token: int) -> Answer | Literal["cancelled"]:
         job = self.jobs[job_id]
         if not self._owns(job, token):
             return "stale"
+        if job.cancelling:
+            return "cancelled"
         job.staged = token
         return "ok"
 
@@ -148,6 +242,7 @@ class QueueModel:
         job_id: str,
         token: int,
         target: str,
+        cause: str = "",
         *,
         delay_s: float = 0.0,
         lane: str = "",
@@ -158,14 +253,19 @@ class QueueModel:
         if job.token != token:
             return "stale"
         if job.state != "running":
-            return "ok" if job.state == target else "stale"
+            return "ok" if job.state == target or (job.state == "cancelled" and target != "completed") else "stale"
+        cancelled, job.cancelling = job.cancelling, False
+        if cancelled and target != "completed":
+            self._finish(job, "cancelled")
+            return "ok"
         if counter:
             setattr(job, counter, getattr(job, counter) + 1)
         if target == "queued":
-            job.lane = lane or job.lane
-            self._give_back(job)
+            if lane:
+                job.first_lane, job.lane = job.first_lane or job.lane, lane
+            self._give_back(job, counts=cause not in ("drained", "given back"))
         elif target == "retrying":
-            job.state, job.owner, job.due_s = "retrying", "", self.now_s + delay_s
+            job.state, job.owner, job.stage, job.due_s = "retrying", "", "", self.now_s + delay_s
         else:
             if target == "completed":
                 job.percent, job.staged = 100.0, 0
@@ -182,10 +282,34 @@ class QueueModel:
         self.totals[job.state] -= 1
         if job.batch:
             self.batches[job.batch][job.state] -= 1
-        job.failures = job.crashes = job.degradations = 0
-        job.percent, job.dead = 0.0, False
+        job.failures = job.crashes = job.degradations = job.device_faults = 0
+        job.percent, job.dead, job.stage = 0.0, False, ""
+        job.lane, job.first_lane = job.first_lane or job.lane, ""
+        self._let_go(job)
         self._give_back(job)
         return "ok"
+
+    def cancel(self, job_id: str) -> str:
+        job = self.jobs[job_id]
+        if job.state in ENDED:
+            return job.state
+        if job.staged:
+            return "staged"
+        if job.state == "running":
+            job.cancelling = True
+            return "cancelling"
+        self._finish(job, "cancelled")
+        return "cancelled"
+
+    def drop(self, job_id: str) -> str:
+        job = self.jobs[job_id]
+        was, job.dead = job.dead, False
+        return "ok" if was else job.state
+
+    def drain(self, name: str) -> list[str]:
+        """What it runs."""
+        self.draining.add(name)
+        return [job.id for job in self.running() if job.owner == name]
 
     def tend(self) -> int:
         due = [job for job in self.jobs.values() if job.state == "retrying" and job.due_s <= self.now_s]
@@ -214,11 +338,38 @@ class QueueModel:
     def _owns(job: ModelJob, token: int) -> bool:
         return job.state == "running" and job.token == token
 
+    def _next_turn(self) -> int:
+        self.turn += 1
+        return self.turn
+
+    def _begin_to_wait(self, job: ModelJob) -> None:
+        flow = self.flows.setdefault((job.job_class, job.lane), {})
+        if job.batch not in flow:
+            flow[job.batch] = self._next_turn()
+
+    def _end_to_wait(self, job: ModelJob) -> None:
+        others = [one for one in self.waiting(job.job_class, {job.lane}) if one.batch == job.batch and one is not job]
+        if not others:
+            del self.flows[job.job_class, job.lane][job.batch]
+
     @staticmethod
-    def _give_back(job: ModelJob) -> None:
-        job.state, job.owner, job.returned = "queued", "", True
+    def _let_go(job: ModelJob) -> None:
+        job.ahead, job.ahead_boot, job.passed = "", "", 0
+
+    def _give_back(self, job: ModelJob, *, counts: bool = True) -> None:
+        if job.stage == NOT_BEGUN or not counts:
+            job.attempt -= 1
+        job.state, job.owner, job.stage, job.returned = "queued", "", "", True
+        self._begin_to_wait(job)
 
     def _crash(self, job: ModelJob) -> None:
+        if job.cancelling:
+            job.cancelling = False
+            self._finish(job, "cancelled")
+            return
+        if job.stage == NOT_BEGUN:
+            self._give_back(job)
+            return
         job.crashes += 1
         if job.crashes >= self.crashes_max:
             job.dead = True
@@ -227,7 +378,9 @@ class QueueModel:
             self._give_back(job)
 
     def _finish(self, job: ModelJob, state: str) -> None:
-        job.state, job.owner = state, ""
+        if job.state == "queued":
+            self._end_to_wait(job)
+        job.state, job.owner, job.returned = state, "", False
         self.totals[state] += 1
         if job.batch:
             self.batches[job.batch][state] += 1

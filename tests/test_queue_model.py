@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.errors import LeaseLost
+from comfyui_sonic.queue_bridge.errors import LeaseLost, StartStopped
 from comfyui_sonic.queue_bridge.job import CLASS_OF, JobRecord, JobSpec, Priority, new_job_id
 from comfyui_sonic.queue_bridge.keys import CLASSES
 from comfyui_sonic.queue_bridge.presence import Identity
@@ -29,7 +29,10 @@ LEASE_S, CRASHES, SHARE = 600.0, 3, 3  # longer than a run takes, since instance
 WORKERS = ("a", "b", "c")
 JOBS_MAX = 6  # few, so that much happens to each
 LANES = tuple(str(tier) for tier in TIERS)
-COMPARED = ("state", "lane", "token", "attempt", "failures", "crashes", "degradations", "percent", "owner")
+COMPARED = (
+    *("state", "lane", "token", "attempt", "failures", "crashes", "degradations", "device_faults", "percent", "owner"),
+    "cancelling",
+)
 
 workers = st.sampled_from(WORKERS)
 picks = st.sampled_from((0, 0, 0, 0, 0, 1, 1, 2, 3, 5))  # an index; what is most likely to change something comes first
@@ -76,6 +79,8 @@ class QueueMachine(RuleBasedStateMachine):
             self.run(call)
         except LeaseLost:
             return "stale"
+        except StartStopped as stop:
+            return stop.cause
         return "ok"
 
     def start_at(self, pick: int) -> JobRecord:
@@ -152,6 +157,29 @@ class QueueMachine(RuleBasedStateMachine):
             times += [job.lease_s for job in self.model.running()]
             assert answer.due_s == pytest.approx(min(times) - self.now_s) if times else answer.due_s is None
 
+    @rule(name=workers, lanes=st.sampled_from((LANES, LANES, LANES[:1], LANES[1:])))
+    def set_aside(self, name: str, lanes: tuple[str, ...]) -> None:
+        boot = self.model.boots[name]
+        answer = self.run(self.store.set_aside(name, boot, lanes))
+        assert (answer.task_id if answer else None) == self.model.set_aside(name, boot, lanes)
+
+    @precondition(lambda self: self.model.aside)
+    @rule(name=workers, pick=picks)
+    def find_at_fault_what_is_set_aside(self, name: str, pick: int) -> None:
+        aside = list(self.model.aside.values())
+        task_id = aside[pick % len(aside)]
+        record = self.run(self.view.job(task_id))
+        assert self.run(self.store.refuse(record, name, "It is at fault.")) == self.model.refuse(task_id, name)
+
+    @rule(name=workers)
+    def drain(self, name: str) -> None:
+        assert set(self.run(self.store.drain(name, 60.0))) == set(self.model.drain(name))
+
+    @rule(name=workers)
+    def undrain(self, name: str) -> None:
+        assert self.run(self.store.undrain(name)) == (name in self.model.draining)
+        self.model.draining.discard(name)
+
     @rule(name=workers)
     def crash_and_start_anew(self, name: str) -> None:
         self.boot(name)
@@ -182,11 +210,11 @@ class QueueMachine(RuleBasedStateMachine):
     # --- the owner of a start, or one who believes to be it ---
 
     @precondition(lambda self: self.starts)
-    @rule(pick=picks, percent=st.integers(0, 99))
-    def progress(self, pick: int, percent: int) -> None:
+    @rule(pick=picks, percent=st.integers(0, 99), stage=st.sampled_from(("Inference", "Waiting")))
+    def progress(self, pick: int, percent: int, stage: str) -> None:
         job = self.start_at(pick)
-        answer = self.owned(self.store.progress(job, percent, "Inference", None))
-        assert answer == self.model.progress(job.task_id, job.token, percent)
+        answer = self.owned(self.store.progress(job, percent, stage, None))
+        assert answer == self.model.progress(job.task_id, job.token, percent, stage)
 
     @precondition(lambda self: self.starts)
     @rule(pick=picks)
@@ -233,6 +261,16 @@ class QueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.starts)
     @rule(pick=picks)
+    def break_the_card(self, pick: int) -> None:
+        self.settle(self.start_at(pick), Verdict(State.QUEUED, "device fault", counter="device_faults"))
+
+    @precondition(lambda self: self.starts)
+    @rule(pick=picks)
+    def end_as_an_operator_wished(self, pick: int) -> None:
+        self.settle(self.start_at(pick), Verdict(State.CANCELLED, "cancelled"))
+
+    @precondition(lambda self: self.starts)
+    @rule(pick=picks)
     def give_back(self, pick: int) -> None:
         self.settle(self.start_at(pick), Verdict(State.QUEUED, "given back"))
 
@@ -242,6 +280,7 @@ class QueueMachine(RuleBasedStateMachine):
             job.task_id,
             job.token,
             verdict.state,
+            verdict.cause,
             delay_s=verdict.delay_s,
             lane=str(verdict.tier or ""),
             dead=verdict.dead_letter,
@@ -255,6 +294,18 @@ class QueueMachine(RuleBasedStateMachine):
     def restart(self, pick: int) -> None:
         job = self.job_at(pick)
         assert self.run(self.store.restart(job.id)) == self.model.restart(job.id)
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        job = self.job_at(-1 - pick)
+        assert self.run(self.store.cancel([job.id])) == {job.id: self.model.cancel(job.id)}
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(pick=picks)
+    def drop(self, pick: int) -> None:
+        job = self.job_at(pick)
+        assert self.run(self.store.drop([job.id])) == {job.id: self.model.drop(job.id)}
 
     @rule(seconds=st.sampled_from((1.0, 60.0, LEASE_S / 2, LEASE_S + 1)))
     def time_passes(self, seconds: float) -> None:
@@ -287,13 +338,14 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def every_job_is_in_exactly_the_place_of_its_state(self) -> None:
         jobs = self.model.jobs.values()
-        leases, delayed, dead = self.run(self.sets())
+        leases, delayed, dead, *flows = self.run(self.sets())
         assert leases == {job.id: job.lease_s for job in jobs if job.state == "running"}
         assert delayed == {job.id: job.due_s for job in jobs if job.state == "retrying"}
         assert set(dead) == {job.id for job in jobs if job.dead}
         waiting = self.run(self.view.counts()).waiting
-        for job_class, lane in itertools.product(CLASSES, LANES):
+        for (job_class, lane), found in zip(itertools.product(CLASSES, LANES), flows, strict=True):
             assert waiting[job_class].get(lane, 0) == len(self.model.waiting(job_class, {lane}))
+            assert found == {batch: turn / 1000 for batch, turn in self.model.flows.get((job_class, lane), {}).items()}
 
     @invariant()
     def totals_and_batches_count_every_job_once(self) -> None:
@@ -311,10 +363,11 @@ class QueueMachine(RuleBasedStateMachine):
             }
 
     async def sets(self) -> list[dict[str, float]]:
-        """Jobs with their times, of the sets that are ordered by time."""
+        """Jobs with their times, of the sets ordered by time; then batches with a thousandth of their turns."""
         keys = self.store.keys
+        flows = [keys.flows(job_class, lane) for job_class, lane in itertools.product(CLASSES, LANES)]
         async with self.store.client.pipeline(transaction=False) as pipeline:
-            for key in (keys.leases, keys.delayed, keys.dead):
+            for key in (keys.leases, keys.delayed, keys.dead, *flows):
                 pipeline.zrange(key, 0, -1, withscores=True)
             return [{job: score / 1000 for job, score in found} for found in await pipeline.execute()]
 
