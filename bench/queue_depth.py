@@ -108,7 +108,6 @@ async def measure(url: str, waiting: int, ended: int, batches: int) -> list[dict
                 "complete_ms_p50": round(statistics.median(completions), 3),
             }
         )
-        sys.stderr.write(f"{found[-1]}\n")
 
     for depth in (max(ASKED, waiting // 100), max(ASKED, waiting // 10), waiting):
         now = sum((await _depth(store)).values())
@@ -119,8 +118,9 @@ async def measure(url: str, waiting: int, ended: int, batches: int) -> list[dict
             ended_bytes = 500 * done
             waiting_bytes = (await used_bytes(store.client, store.keys) - empty - ended_bytes) / depth
             found[-1]["bytes_a_waiting_job"] = round(waiting_bytes)
+        sys.stderr.write(f"{found[-1]}\n")
     before, done_before = await used_bytes(store.client, store.keys), done
-    for target in (ended // 100, ended // 10, ended):
+    for target in (ended // 100, ended // 10, ended // 2, ended):
         while done < target:
             part = min(20_000, target - done)
             await store.submit(submissions(part, batches))
@@ -129,6 +129,7 @@ async def measure(url: str, waiting: int, ended: int, batches: int) -> list[dict
         await row()
         grown = await used_bytes(store.client, store.keys) - before
         found[-1] |= {"waiting": waiting, "bytes_an_ended_job": round(grown / (done - done_before))}
+        sys.stderr.write(f"{found[-1]}\n")
     await store.close()
     return found
 
