@@ -313,7 +313,7 @@ class QueueModel:
 
     def tend(self) -> int:
         due = [job for job in self.jobs.values() if job.state == "retrying" and job.due_s <= self.now_s]
-        for job in due:
+        for job in sorted(due, key=lambda job: (job.due_s, job.id)):
             self._give_back(job)
         expired = [job for job in self.running() if job.lease_s <= self.now_s]
         for job in expired:
@@ -323,7 +323,9 @@ class QueueModel:
     # --- what there is ---
 
     def running(self) -> list[ModelJob]:
-        return [job for job in self.jobs.values() if job.state == "running"]
+        """By the time when their leases run out."""
+        found = [job for job in self.jobs.values() if job.state == "running"]
+        return sorted(found, key=lambda job: (job.lease_s, job.id))
 
     def waiting(self, job_class: str, lanes: Collection[str] | None = None) -> list[ModelJob]:
         """Waiting jobs of a class in the order of their starts: those that come back first, each by its place."""
