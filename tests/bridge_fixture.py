@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.follow import Follower
 from comfyui_sonic.queue_bridge.instance import Instance, install_pack
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, Value, new_job_id
+from comfyui_sonic.queue_bridge.keys import Keys
 from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.redis_connection import connect, connect_sync
 from comfyui_sonic.queue_bridge.store import Store, Submission
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "tests" / "templates"
 NAMES = ("gpu-1", "gpu-2")
+JOIN_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -117,4 +120,16 @@ def start_bridge(comfyui: Path, url: str, directory: Path) -> Iterator[Bridge]:
             install_pack(ROOT, instance.base_directory / "custom_nodes")
             install_pack(ROOT / "tests" / "comfyui_pack", instance.base_directory / "custom_nodes", "test_nodes")
             stack.enter_context(instance)
-        yield Bridge(instances, orders, Settings(url=url, queue=queue, lease_s=6.0, heartbeat_s=1.0, retries=2))
+        settings = Settings(url=url, queue=queue, lease_s=6.0, heartbeat_s=1.0, retries=2)
+        await_joined(settings, NAMES)
+        yield Bridge(instances, orders, settings)
+
+
+def await_joined(settings: Settings, names: Sequence[str]) -> None:
+    """A server answers a moment before its bridge has joined the queue."""
+    keys = [Keys(settings.prefix).instance(name) for name in names]
+    deadline = time.monotonic() + JOIN_S
+    with connect_sync(settings.url) as client:
+        while client.exists(*keys) < len(keys):
+            assert time.monotonic() < deadline, "the servers do not join the queue"
+            time.sleep(0.05)
