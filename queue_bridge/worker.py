@@ -356,9 +356,13 @@ class Worker:
         try:
             return await step
         except (LeaseLost, StartStopped, asyncio.CancelledError):
-            await asyncio.wait({laying}, timeout=THREAD_S)  # a thread goes on whoever is cancelled
-            await asyncio.to_thread(self._files.discard, job.spec, job.token)
+            # The lease may be found lost in two ways at once, and the second one must not cut this off.
+            await _to_its_end(asyncio.create_task(self._discard_laid(job, laying)), THREAD_S)
             raise
+
+    async def _discard_laid(self, job: JobRecord, laying: asyncio.Task[Any]) -> None:
+        await asyncio.wait({laying})  # a thread goes on whoever is cancelled
+        await asyncio.to_thread(self._files.discard, job.spec, job.token)
 
     def _produced(self, outcome: PromptResult, template: Template) -> Path:
         files = outcome.files_of(template.result_node)
@@ -453,3 +457,11 @@ async def _either(first: Coroutine[Any, Any, None], second: Coroutine[Any, Any, 
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _to_its_end(task: asyncio.Task[None], limit_s: float) -> None:
+    """Wait for a task whoever is cancelled meanwhile, but not for ever."""
+    deadline = time.monotonic() + limit_s
+    while not task.done() and (left_s := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=left_s)

@@ -147,7 +147,7 @@ async def test_a_priority_job_starts_before_the_one_that_is_ready(line: Line) ->
 async def test_a_priority_job_goes_before_a_job_that_waits_behind_the_browser(line: Line) -> None:
     """The job is in ComfyUI's own queue already; it is taken out of it and counts as never started."""
     opening = await line.job("opening", seconds=1.0)
-    await line.until(opening, State.RUNNING)
+    await line.until(opening, State.RUNNING, "Marks")  # else the browser would be before it
     for number in range(2):
         await line.prompt(f"local{number}", seconds=4.0)
     waiting = await line.job("waiting")
