@@ -23,7 +23,7 @@ from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store, Submission, _completion
+from comfyui_sonic.queue_bridge.store import Store, Submission
 from redis.asyncio import Redis
 
 from .queue import database
@@ -31,7 +31,7 @@ from .queue_peers.job import payload
 
 LANES = ("512", "768", "1024")
 ASKED = 1000
-AT_ONCE = 50
+AT_ONCE = 8
 
 
 def submissions(count: int, batches: int) -> list[Submission]:
@@ -76,18 +76,6 @@ async def work(store: Store, count: int) -> tuple[list[float], list[float]]:
     return claims, completions
 
 
-async def work_off(store: Store, count: int) -> None:
-    """Claim and complete so many as quickly as it goes: the same scripts, many sent together."""
-    me = Identity(new_job_id())
-    await store.register(me)
-    for start in range(0, count, AT_ONCE):
-        number = min(AT_ONCE, count - start)
-        claims = [store._command("claim", *store._claim(me.name, me.boot, LANES, "")) for _ in range(number)]
-        jobs = [await store._claimed(me.name, answer) for answer in await store._each(claims)]
-        ends = [(job, _completion(job, result_of(job))) for job in jobs if isinstance(job, JobRecord)]
-        await store._each([store._command("settle", job.task_id, job.token, *values) for job, values in ends])
-
-
 async def measure(url: str, waiting: int, ended: int, batches: int) -> list[dict[str, Any]]:
     settings = Settings(url=url, queue="depth", lease_s=3600.0, events_kept=1000)
     store = Store(connect(url), settings)
@@ -122,10 +110,10 @@ async def measure(url: str, waiting: int, ended: int, batches: int) -> list[dict
     before, done_before = await used_bytes(store.client, store.keys), done
     for target in (ended // 100, ended // 10, ended // 2, ended):
         while done < target:
-            part = min(20_000, target - done)
+            part = max(AT_ONCE, min(20_000, target - done))
             await store.submit(submissions(part, batches))
-            await work_off(store, part)
-            done += part
+            await asyncio.gather(*(work(store, part // AT_ONCE) for _ in range(AT_ONCE)))
+            done += part // AT_ONCE * AT_ONCE
         await row()
         grown = await used_bytes(store.client, store.keys) - before
         found[-1] |= {"waiting": waiting, "bytes_an_ended_job": round(grown / (done - done_before))}

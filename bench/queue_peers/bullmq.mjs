@@ -24,9 +24,8 @@ if (what === "put") {
     process.stdout.write(`${how === "one" || how === "first" ? began : monotonic() - began}\n`);
   }
 } else {
-  const group = process.pid; // it leads its own group
   const mark = (kind, job) =>
-    appendFileSync(process.env.BENCH_MARKS, `${kind} ${job.number} ${monotonic().toFixed(6)} ${group}\n`);
+    appendFileSync(process.env.BENCH_MARKS, `${kind} ${job.number} ${monotonic().toFixed(6)} ${process.env.BENCH_WORKER}\n`);
   const run = async ({ data }) => {
     mark("S", data);
     if (data.milliseconds) await new Promise((done) => setTimeout(done, data.milliseconds));

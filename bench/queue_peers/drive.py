@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ Row = Callable[[Peer], Awaitable[dict[str, Any]]]
 
 
 class Marks:
-    """What jobs wrote at their start and end, as (kind, number, time, process group)."""
+    """What jobs wrote at their start and end, as (kind, number, time, name of the worker)."""
 
     def __init__(self) -> None:
         self.path = Path(os.environ["BENCH_MARKS"])
         self.path.write_bytes(b"")
         self._read = 0
-        self.all: list[tuple[str, int, float, int]] = []
+        self.all: list[tuple[str, int, float, str]] = []
 
     def update(self) -> Marks:
         with self.path.open("rb") as file:
@@ -46,8 +47,8 @@ class Marks:
         data = data[: data.rfind(b"\n") + 1]
         self._read += len(data)
         for line in data.decode().splitlines():
-            kind, number, at, group = line.split()
-            self.all.append((kind, int(number), float(at), int(group)))
+            kind, number, at, worker = line.split()
+            self.all.append((kind, int(number), float(at), worker))
         return self
 
     def times(self, kind: str) -> list[float]:
@@ -62,31 +63,47 @@ class Marks:
         return False
 
 
+@dataclass
+class Worker:
+    """A worker process and all that it has started, which its name in their environment tells."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                if f"BENCH_WORKER={self.name}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)
+        self.process.kill()
+        self.process.wait()
+
+
 @contextlib.contextmanager
-def workers(peer: Peer, count: int, slots: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Worker processes, each the leader of a group, which ends with all that it started."""
-    environment = {**os.environ, "BENCH_SLOTS": str(slots)}
-    log = Path(os.environ["BENCH_MARKS"] + ".log").open("ab")  # noqa: SIM115
-    started = [
-        subprocess.Popen(peer.worker(slots), env=environment, start_new_session=True, stdout=log, stderr=log)
-        for _ in range(count)
-    ]
-    try:
-        yield started
-    finally:
-        for process in started:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        log.close()
+def workers(peer: Peer, count: int, slots: int) -> Iterator[list[Worker]]:
+    """So many workers, which end with all that they started."""
+    started = []
+    with Path(os.environ["BENCH_MARKS"] + ".log").open("ab") as log:
+        for number in range(count):
+            name = f"{os.getpid()}-{number}"
+            environment = {**os.environ, "BENCH_SLOTS": str(slots), "BENCH_WORKER": name}
+            process = subprocess.Popen(
+                peer.worker(slots), env=environment, start_new_session=True, stdout=log, stderr=log
+            )
+            started.append(Worker(name, process))
+        try:
+            yield started
+        finally:
+            for worker in started:
+                worker.kill()
 
 
 async def ready(peer: Peer, marks: Marks, count: int = 1) -> None:
     """Until so many workers have each run a job; those have negative numbers."""
     for number in range(1, 400):
         await peer.put(payload(-number, 5))
-        groups = {group for _, _, _, group in marks.update().all}
-        if len(groups) >= count and marks.all:
+        names = {worker for _, _, _, worker in marks.update().all}
+        if len(names) >= count and marks.all:
             await marks.until(lambda now, count=number: ends(now, below=0) >= count, 20.0)
             return
         await asyncio.sleep(0.05)
@@ -177,10 +194,13 @@ async def crash(peer: Peer) -> dict[str, Any]:
         await peer.put_many([payload(number, 50) for number in range(CRASH_JOBS)])
         await marks.until(lambda now: ends(now) >= CRASH_AFTER, 30.0)
         seen = len(marks.all)
-        victim = both[0].pid
-        begun = lambda now: any(kind == "S" and group == victim for kind, _, _, group in now.all[seen:])  # noqa: E731
-        await marks.until(begun, 5.0)
-        os.killpg(victim, signal.SIGKILL)
+        victim = both[0]
+
+        def has_begun_another(now: Marks) -> bool:
+            return any(kind == "S" and worker == victim.name for kind, _, _, worker in now.all[seen:])
+
+        await marks.until(has_begun_another, 5.0)
+        victim.kill()
         killed = time.monotonic()
         await marks.until(lambda now: ends(now) >= CRASH_JOBS, CRASH_WATCH_S, 0.02)
     starts = [number for kind, number, _, _ in marks.all if kind == "S" and number >= 0]

@@ -44,8 +44,8 @@ def _marks() -> int:
 
 
 def mark(kind: str, number: int) -> None:
-    """S or E, the job, the time and this process group: one line that is written at once."""
-    os.write(_marks(), f"{kind} {number} {time.monotonic():.6f} {os.getpgrp()}\n".encode())
+    """S or E, the job, the time and the worker that runs it: one line that is written at once."""
+    os.write(_marks(), f"{kind} {number} {time.monotonic():.6f} {os.environ['BENCH_WORKER']}\n".encode())
 
 
 def work(job: dict[str, Any]) -> None:
