@@ -95,8 +95,9 @@ class SonicGuider(comfy.samplers.CFGGuider):
         nothing, picture, speech = comfy.samplers.calc_cond_batch(
             self.inner_model, conds, x, timestep, model_options or {}
         )
-        guided: Tensor = nothing + self.appearance * (picture - nothing) + self.audio * (speech - picture)
-        return guided
+        # nothing + appearance (picture - nothing) + audio (speech - picture), without another tensor of the clip's size
+        guided: Tensor = nothing.mul_(1.0 - self.appearance)
+        return guided.add_(picture, alpha=self.appearance - self.audio).add_(speech, alpha=self.audio)
 
 
 def in_windows(model_patcher: Any, on_window: OnWindow | None = None) -> Any:
