@@ -50,7 +50,7 @@ def peak_of_a_clip(seconds: float, size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, nargs="+", default=[10, 60, 240], help="lengths of clips")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[4, 16, 64], help="lengths of clips")
     parser.add_argument("--size", type=int, default=64, help="side of the square pictures")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -209,14 +209,14 @@ async def test_the_parts_around_comfyuis_sampler_make_the_same_video(comfyui: An
     np.testing.assert_array_equal(pictures_of(comfyui, outputs), whole)
     assert outputs["speak"]["sonic"][0]["engine"] == "sonic"
     assert progress[-1] == (15, 15)
-    outputs, _, error = await run(comfyui, in_parts(graph, seed=6))
-    assert not np.array_equal(pictures_of(comfyui, outputs), whole)
 
 
 async def test_comfyuis_own_guider_and_noise_levels_work_too(comfyui: Any, models: Path) -> None:
-    outputs, _, error = await run(comfyui, in_parts(graph_for(comfyui), seed=5, stock=True))
+    graph = graph_for(comfyui)
+    graph["prepare"]["inputs"]["duration"] = 0.2
+    outputs, _, error = await run(comfyui, in_parts(graph, seed=5, stock=True))
     assert error == ""
-    assert frames_of(comfyui, outputs) == round(SECONDS * 25)
+    assert frames_of(comfyui, outputs) == round(0.2 * 25)
 
 
 @pytest.mark.parametrize(
