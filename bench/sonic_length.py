@@ -2,8 +2,9 @@
 
     python -m bench.sonic_length
 
-Clips of random latents and of different lengths go through a narrow decoder of the engine's layout into an MP4, each in
-a process of its own whose peak the system tells. What remains of a clip's length is its latents and its sound.
+Clips of random latents and of different lengths become frames and an MP4 by the engine's own way, each in a process of
+its own whose peak the system tells. Only the decoder, which sees eight frames whatever the length, is replaced by
+enlarging. What is to remain of a clip's length is its latents and its sound.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def peak_of_a_clip(seconds: float, size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, nargs="+", default=[4, 16, 64], help="lengths of clips")
-    parser.add_argument("--size", type=int, default=64, help="side of the square pictures")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10, 60, 600], help="lengths of clips")
+    parser.add_argument("--size", type=int, default=256, help="side of the square pictures")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
