@@ -27,6 +27,7 @@ from torch import Tensor
 from .counters import allocated_peak_of, peak_of
 from .sonic_network import (
     ALL_BRANCHES,
+    DECODE_CHUNK,
     DOWNSCALE,
     REAL,
     Arrangement,
@@ -39,7 +40,6 @@ from .sonic_network import (
 )
 
 NARROW = Layout(32, 64, 32)  # fits onto a processor
-DECODED_TOGETHER = 8
 GB = 1e9
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -113,7 +113,7 @@ def decoder_table(dtype: str, sizes: list[int]) -> list[dict[str, Any]]:
     rows = []
     for size in sizes:
         side = size // DOWNSCALE
-        latents = torch.empty(DECODED_TOGETHER, 4, side, side, device="meta", dtype=element)
+        latents = torch.empty(DECODE_CHUNK, 4, side, side, device="meta", dtype=element)
         parts = peak_of(lambda latents=latents: decode_in_parts(autoencoder, latents))
         whole = peak_of(lambda latents=latents: autoencoder.decode(latents))
         told = memory_need(size, size, 0, vae_bytes=element.itemsize).decoding

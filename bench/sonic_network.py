@@ -31,13 +31,14 @@ import comfy.model_patcher  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import FeedForward, SpatialVideoTransformer, optimized_attention  # noqa: E402
 from comfyui_sonic.sonic.memory import VAE_CHANNELS  # noqa: E402
-from comfyui_sonic.sonic.native.autoencoder import network_of  # noqa: E402
+from comfyui_sonic.sonic.native.autoencoder import DECODE_CHUNK, network_of  # noqa: E402,F401
 from comfyui_sonic.sonic.native.clip import SonicClip  # noqa: E402
 from comfyui_sonic.sonic.native.decoder import decode_frames  # noqa: E402
 from comfyui_sonic.sonic.native.guider import BRANCHES, Conditioning, denoise  # noqa: E402
 from comfyui_sonic.sonic.native.model import SonicConfig, unet_config  # noqa: E402
 from comfyui_sonic.sonic.native.network import FaceMask, SonicUNet, SpeechContext, SpeechCrossAttention  # noqa: E402
 from comfyui_sonic.sonic.native.shapes import TorchOperations  # noqa: E402
+from comfyui_sonic.sonic.options import DOWNSCALE  # noqa: E402
 from comfyui_sonic.sonic.schedule import MODEL_FPS  # noqa: E402
 from comfyui_sonic.sonic.windows import CONTEXT_LENGTH  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -45,7 +46,6 @@ from torch import Tensor, nn  # noqa: E402
 Arrangement = Literal["ours", "published"]
 ALL_BRANCHES = len(BRANCHES)
 TOKENS = 32
-DOWNSCALE = 8
 
 
 @dataclass(frozen=True)

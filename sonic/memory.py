@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import NotEnoughMemory
-from .options import MIN_RESOLUTION, SIZE_STEP
+from .options import DOWNSCALE, MIN_RESOLUTION, SIZE_STEP
 from .schedule import MODEL_FPS
 from .windows import CONTEXT_LENGTH
 
 UNET_CHANNELS, VAE_CHANNELS = 320, 128  # widths of the published networks at full size
-DOWNSCALE = 8
 MARGIN = 1.15  # for what the kernels of a card take for themselves
 _GB = 1e9
 
