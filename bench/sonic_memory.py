@@ -4,9 +4,9 @@
 
 The bytes of all tensors that live at the same time are added up while the network runs; their greatest sum is the peak.
 That needs shapes only, so the network of real size is counted on torch's "meta" device. A narrow one is counted there
-and on the processor, where the allocator is read as well. A law in frames, size and width is fitted to small calls of
-narrow networks and held against the real one. Attention is taken to be fused, and what the kernels of a card take for
-themselves is not in it. The estimate that a clip is admitted by (sonic/memory.py) is held against network and decoder.
+and on the processor, where the allocator is read as well. The estimate that a clip is admitted by (sonic/memory.py) is
+held against it, and against the decoder. Attention is taken to be fused, and what the kernels of a card take for
+themselves is not in it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 from comfyui_sonic.sonic.memory import memory_need
 from comfyui_sonic.sonic.windows import CONTEXT_LENGTH
@@ -28,6 +27,7 @@ from torch import Tensor
 from .counters import allocated_peak_of, peak_of
 from .sonic_network import (
     ALL_BRANCHES,
+    DECODE_CHUNK,
     DOWNSCALE,
     REAL,
     Arrangement,
@@ -39,8 +39,7 @@ from .sonic_network import (
     make_network,
 )
 
-NARROW = (Layout(32, 64, 32), Layout(64, 64, 32))  # the law is fitted to these
-DECODED_TOGETHER = 8
+NARROW = Layout(32, 64, 32)  # fits onto a processor
 GB = 1e9
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -63,15 +62,6 @@ class Call:
         _network(self.layout, arrangement, device, self.dtype)  # its weights are not what is counted
         return peak_of(lambda: self.run(arrangement, device))
 
-    @property
-    def terms(self) -> list[float]:
-        """What the peak is taken to be a sum of, in bytes: latent pixels of all frames by channels, and by themselves;
-        speech tokens of all frames."""
-        element = 4 if self.dtype == "fp32" else 2
-        rows = self.branches * self.frames
-        pixels = rows * (self.size // DOWNSCALE) ** 2
-        return [element * pixels * self.layout.channels, element * pixels, element * rows * self.layout.context]
-
 
 @cache
 def _network(layout: Layout, arrangement: Arrangement, device: str, dtype: str) -> SonicUNet:
@@ -82,7 +72,7 @@ def counters_agree() -> list[dict[str, Any]]:
     """The count on "meta", the count on the processor, and the allocator's own."""
     results = []
     for size, frames, dtype in ((128, 4, "fp32"), (192, 6, "fp32"), (128, 4, "bf16")):
-        one = Call(NARROW[0], size, frames, ALL_BRANCHES, dtype)
+        one = Call(NARROW, size, frames, ALL_BRANCHES, dtype)
         one.run(device="cpu")  # libraries set themselves up
         seen = allocated_peak_of(lambda one=one: one.run(device="cpu"))
         found = {"meta_mb": one.peak() / 1e6, "cpu_mb": one.peak(device="cpu") / 1e6, "cpu_allocator_mb": seen / 1e6}
@@ -90,25 +80,12 @@ def counters_agree() -> list[dict[str, Any]]:
     return results
 
 
-def fitted_law(dtype: str) -> list[float]:
-    """Factors of `Call.terms` by least squares of the relative error, from narrow and small calls."""
-    calls = [
-        Call(layout, size, frames, branches, dtype)
-        for layout, size, frames, branches in product(NARROW, (128, 256), (5, 25), (1, ALL_BRANCHES))
-    ]
-    peaks = np.array([one.peak() for one in calls], dtype=np.float64)
-    terms = np.array([one.terms for one in calls])
-    factors, *_ = np.linalg.lstsq(terms / peaks[:, None], np.ones(len(calls)), rcond=None)
-    return [float(factor) for factor in factors]
-
-
-def table(dtype: str, law: list[float], sizes: list[int]) -> list[dict[str, Any]]:
-    """The real network: counted in both arrangements, the law's word and its error."""
+def table(dtype: str, sizes: list[int]) -> list[dict[str, Any]]:
+    """The real network: counted in both arrangements, our estimate and its error, ComfyUI's estimate."""
     rows = []
     for size, (frames, branches) in product(sizes, ((1, 1), (CONTEXT_LENGTH, 1), (CONTEXT_LENGTH, ALL_BRANCHES))):
         one = Call(REAL, size, frames, branches, dtype)
         counted, published = one.peak(), one.peak("published")
-        told = float(np.dot(law, one.terms))
         rows.append(
             {
                 "size": size,
@@ -116,8 +93,6 @@ def table(dtype: str, law: list[float], sizes: list[int]) -> list[dict[str, Any]
                 "branches": branches,
                 "ours_gb": counted / GB,
                 "published_gb": published / GB,
-                "law_gb": told / GB,
-                "law_error": told / counted - 1,
                 "comfyui_estimate_gb": comfyui_estimate(one) / GB,
                 **(estimated(one, counted) if frames == CONTEXT_LENGTH and branches == 1 else {}),
             }
@@ -138,7 +113,7 @@ def decoder_table(dtype: str, sizes: list[int]) -> list[dict[str, Any]]:
     rows = []
     for size in sizes:
         side = size // DOWNSCALE
-        latents = torch.empty(DECODED_TOGETHER, 4, side, side, device="meta", dtype=element)
+        latents = torch.empty(DECODE_CHUNK, 4, side, side, device="meta", dtype=element)
         parts = peak_of(lambda latents=latents: decode_in_parts(autoencoder, latents))
         whole = peak_of(lambda latents=latents: autoencoder.decode(latents))
         told = memory_need(size, size, 0, vae_bytes=element.itemsize).decoding
@@ -173,8 +148,7 @@ def main() -> None:
         "decoder": {},
     }
     for dtype in DTYPES:
-        law = fitted_law(dtype)
-        report["real_network"][dtype] = {"law": law, "calls": table(dtype, law, arguments.sizes)}
+        report["real_network"][dtype] = table(dtype, arguments.sizes)
         report["decoder"][dtype] = decoder_table(dtype, arguments.sizes)
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 

@@ -29,21 +29,23 @@ comfy.cli_args.args.use_pytorch_cross_attention = True
 
 import comfy.model_patcher  # noqa: E402
 import torch  # noqa: E402
-from comfy.ldm.modules.attention import SpatialVideoTransformer, optimized_attention  # noqa: E402
+from comfy.ldm.modules.attention import FeedForward, SpatialVideoTransformer, optimized_attention  # noqa: E402
 from comfyui_sonic.sonic.memory import VAE_CHANNELS  # noqa: E402
-from comfyui_sonic.sonic.native.autoencoder import network_of  # noqa: E402
+from comfyui_sonic.sonic.native.autoencoder import DECODE_CHUNK, network_of  # noqa: E402,F401
+from comfyui_sonic.sonic.native.clip import SonicClip  # noqa: E402
 from comfyui_sonic.sonic.native.decoder import decode_frames  # noqa: E402
 from comfyui_sonic.sonic.native.guider import BRANCHES, Conditioning, denoise  # noqa: E402
 from comfyui_sonic.sonic.native.model import SonicConfig, unet_config  # noqa: E402
 from comfyui_sonic.sonic.native.network import FaceMask, SonicUNet, SpeechContext, SpeechCrossAttention  # noqa: E402
 from comfyui_sonic.sonic.native.shapes import TorchOperations  # noqa: E402
+from comfyui_sonic.sonic.options import DOWNSCALE  # noqa: E402
+from comfyui_sonic.sonic.schedule import MODEL_FPS  # noqa: E402
 from comfyui_sonic.sonic.windows import CONTEXT_LENGTH  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 Arrangement = Literal["ours", "published"]
 ALL_BRANCHES = len(BRANCHES)
 TOKENS = 32
-DOWNSCALE = 8
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,9 @@ def make_network(
             if isinstance(module, SpatialVideoTransformer):
                 for block in [*module.transformer_blocks, *module.time_stack]:
                     block.attn2 = PublishedCrossAttention(block.attn2, block.attn2.over_time, **made)
+                    block.ff = FeedForward(block.ff.width, glu=True, **made)
+                for block in module.time_stack:
+                    block.ff_in = FeedForward(block.ff_in.width, glu=True, **made)
         if device != "meta":
             network.load_state_dict(weights)
     return network.eval()
@@ -162,6 +167,22 @@ def decoding_network(dtype: torch.dtype) -> Any:
 def decode_in_parts(autoencoder: Any, latents: Tensor) -> Tensor:
     """As the engine decodes."""
     return decode_frames(autoencoder.decoder, latents)
+
+
+class EnlargedLatents:
+    """Stands where the autoencoder would: three latent channels, enlarged, are the frames."""
+
+    def decode_chunk(self, latents: Tensor, check: Any) -> Tensor:
+        return nn.functional.interpolate(latents[:, :3].sigmoid(), scale_factor=DOWNSCALE, mode="bilinear")
+
+
+def clip_of_random_latents(seconds: float, size: int) -> SonicClip:
+    """A clip at the model's own rate, so that nothing is interpolated."""
+    frames = round(seconds * MODEL_FPS)
+    latents = torch.randn(frames, 4, size // DOWNSCALE, size // DOWNSCALE, generator=torch.Generator().manual_seed(0))
+    decoder: Any = EnlargedLatents()
+    unused: Any = None
+    return SonicClip(latents, decoder, unused, frames, MODEL_FPS, lambda: None)
 
 
 class CountedCalls(nn.Module):

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map
 
 from ..sonic.errors import NotEnoughMemory
 from ..sonic.frames import FrameSource
+from ..sonic.interruption import Check, no_check
 
 _aten = torch.ops.aten
 
@@ -43,14 +44,10 @@ _DIRECT = {
 }
 
 
-def _nothing() -> None:
-    pass
-
-
 class _Clip:
     """The frames behind one or more FrameTensors: a source, and all of its frames once they were needed."""
 
-    def __init__(self, source: FrameSource, check: Callable[[], None]) -> None:
+    def __init__(self, source: FrameSource, check: Check) -> None:
         self.source = source
         self.check = check
         self.whole: torch.Tensor | None = None
@@ -109,10 +106,10 @@ class FrameTensor(torch.Tensor):
     _part: torch.Tensor | None  # the frames of a slice, once they were needed
 
     @staticmethod
-    def __new__(cls, source: FrameSource, check: Callable[[], None] = _nothing) -> FrameTensor:
+    def __new__(cls, source: FrameSource, check: Check = no_check) -> FrameTensor:
         return cls._over(_Clip(source, check), range(source.count))
 
-    def __init__(self, source: FrameSource, check: Callable[[], None] = _nothing) -> None:
+    def __init__(self, source: FrameSource, check: Check = no_check) -> None:
         super().__init__()
 
     @classmethod

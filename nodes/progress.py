@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..sonic.denoising import Denoising
 from ..sonic.frames import Frame
+from ..sonic.options import DOWNSCALE
 
 PREVIEW_EVERY_S = 0.5  # a JPEG each half second is smooth enough and costs under one per cent of the time
 PREVIEW_SIDE = 512
@@ -25,9 +26,9 @@ def raise_if_interrupted() -> None:
 
 def text_on_node(node_id: str | None) -> Callable[[str], None]:
     """Shows a line of text on the node of a running prompt to whoever has queued it."""
-    from server import PromptServer  # there is none where ComfyUI is used as a library
+    from server import PromptServer
 
-    server = getattr(PromptServer, "instance", None)
+    server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
 
     def show(text: str) -> None:
         if server is not None and node_id is not None:
@@ -66,7 +67,7 @@ class FrameProgress:
     def preview(self, picture: Frame) -> None:
         """A frame as it is by now, small; it goes out with the next step of the bar."""
         self._pending = Image.fromarray(picture).resize(
-            tuple(8 * side for side in picture.shape[1::-1]), Image.Resampling.BILINEAR
+            tuple(DOWNSCALE * side for side in picture.shape[1::-1]), Image.Resampling.BILINEAR
         )
 
     def __call__(self, index: int, frame: Frame) -> None:

@@ -16,7 +16,7 @@ from comfy_api.latest import io
 from ..sonic.engine import EngineChoice
 from ..sonic.errors import BadSetting
 from ..sonic.frames import frame_count
-from ..sonic.options import PUBLISHED_SEED
+from ..sonic.options import DOWNSCALE, PUBLISHED_SEED
 from ..sonic.prepared import PreparedData
 from .finished_clip import clip_outputs, finished
 from .progress import FrameProgress, raise_if_interrupted, text_on_node
@@ -70,7 +70,7 @@ class Conditioning(io.ComfyNode):
             branches["positive"],
             branches["without_speech"],
             branches["unconditional"],
-            {"samples": told.start(len(told.tokens))},
+            {"samples": told.start()},
         )
 
 
@@ -120,7 +120,6 @@ class _Noise:
         self.seed = seed
 
     def generate_noise(self, input_latent: dict[str, Any]) -> torch.Tensor:
-        from ..sonic.native.autoencoder import DOWNSCALE
         from ..sonic.native.pipeline import initial_noise
 
         frames, _, height, width = input_latent["samples"].shape

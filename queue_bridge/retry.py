@@ -13,6 +13,7 @@ from .states import State
 from .tiers import lower_tier
 
 # torch names the class OutOfMemoryError; libraries below it fail with a plain RuntimeError and these words.
+OUT_OF_MEMORY_ERRORS = ("OutOfMemoryError", "NotEnoughMemory")  # the second is ours, raised before any work is begun
 OUT_OF_MEMORY = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED", re.IGNORECASE)
 # What leaves a card unusable until its process ends: every later call fails, whatever the job.
 DEVICE_FAULT = re.compile(
@@ -70,7 +71,7 @@ def kind_of(error: BaseException) -> FailureKind:
     if isinstance(error, PromptRejected | PromptFailed) and error.bad_input:
         return FailureKind.BAD_INPUT
     if isinstance(error, PromptFailed) and (
-        error.error_type.endswith("OutOfMemoryError") or OUT_OF_MEMORY.search(str(error))
+        error.error_type.endswith(OUT_OF_MEMORY_ERRORS) or OUT_OF_MEMORY.search(str(error))
     ):
         return FailureKind.OUT_OF_MEMORY
     if isinstance(error, PromptFailed) and (error.error_type == "AcceleratorError" or DEVICE_FAULT.search(str(error))):

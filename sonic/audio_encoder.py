@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .checkpoints import Weights, check_weights
 from .errors import BadWeights
+from .interruption import Check, no_check
 
 SAMPLE_RATE = 16_000
 CHUNK = 30 * SAMPLE_RATE  # samples that the encoder hears at once; it knows nothing of the chunks before and after
@@ -137,13 +138,7 @@ def _encoder_key(key: str) -> str | None:
     return None
 
 
-def _no_check() -> None:
-    pass
-
-
-def encode_speech(
-    encoder: WhisperEncoder, speech: NDArray[np.float32], states: int, check: Callable[[], None] = _no_check
-) -> Tensor:
+def encode_speech(encoder: WhisperEncoder, speech: NDArray[np.float32], states: int, check: Check = no_check) -> Tensor:
     """The first ``states`` of the encoder's states, (states, layers + 1, channels) float32 on the CPU, 50 a second.
 
     speech: (samples,) float32 mono at 16 kHz. Only as many chunks of 30 s are encoded as are asked for.

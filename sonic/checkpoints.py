@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BadWeights
+from .interruption import Check, no_check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,11 +71,7 @@ def missing_sonic_files(model_dirs: Mapping[str, Sequence[Path]]) -> list[Path]:
     return [model_dirs[file.folder][0] / file.names[0] for file in SONIC_FILES if file.part not in found]
 
 
-def no_check() -> None:
-    """Lets everything go on."""
-
-
-def read_weights(path: Path, prefixes: Sequence[str] = ("",), check: Callable[[], None] = no_check) -> Weights:
+def read_weights(path: Path, prefixes: Sequence[str] = ("",), check: Check = no_check) -> Weights:
     """The tensors of a .safetensors file or of a PyTorch file (.pth, .pkl), on the CPU, by their names in the file.
 
     prefixes: only keys that begin with one of these; of a .safetensors file nothing else is read from the disk.
@@ -97,7 +94,7 @@ def read_weights(path: Path, prefixes: Sequence[str] = ("",), check: Callable[[]
     return state
 
 
-def _read_safetensors(path: Path, prefixes: Sequence[str], check: Callable[[], None]) -> Weights:
+def _read_safetensors(path: Path, prefixes: Sequence[str], check: Check) -> Weights:
     from safetensors import safe_open
 
     weights: Weights = {}

@@ -1,8 +1,11 @@
-"""How far the denoising of a clip is."""
+"""How far the denoising of a clip is, and how that is told."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from .frames import Frame
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,11 @@ class Denoising:
     @property
     def total(self) -> int:
         return self.steps * self.windows
+
+
+OnDenoising = Callable[[Denoising], None]
+OnPreview = Callable[[Frame], None]  # a frame as it is by then, small
+
+
+def not_told(told: object) -> None:
+    """Takes what is told, and does nothing with it."""

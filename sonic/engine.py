@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .checkpoints import no_check
-from .denoising import Denoising
+from .denoising import OnDenoising, OnPreview, not_told
 from .errors import EngineUnavailable, MissingWeights
-from .frames import Frame, FrameSource
+from .frames import FrameSource
+from .interruption import Check, no_check
 from .options import EngineName, InferenceOptions, Precision
 from .prepared import PreparedData
 
@@ -71,9 +71,7 @@ def runnable_engines(missing: Sequence[Path], unfit: str = "") -> tuple[EngineNa
     return ("draft",) if missing or unfit else ("draft", "sonic")
 
 
-def load_sonic(
-    files: Mapping[str, Path], precision: Precision = "auto", check: Callable[[], None] = no_check
-) -> SonicNetworks:
+def load_sonic(files: Mapping[str, Path], precision: Precision = "auto", check: Check = no_check) -> SonicNetworks:
     """Sonic's networks from their files by part (checkpoints.sonic_files). Raises BadWeights or EngineUnavailable.
 
     check: called again and again; what it raises ends the loading.
@@ -85,18 +83,14 @@ def load_sonic(
     return load_networks(files, precision, check)
 
 
-def _nothing(told: object) -> None:
-    pass
-
-
 def render(
     prepared: PreparedData,
     options: InferenceOptions,
     choice: EngineChoice,
     networks: SonicNetworks | None = None,
-    check: Callable[[], None] = no_check,
-    on_denoising: Callable[[Denoising], None] = _nothing,
-    on_preview: Callable[[Frame], None] = _nothing,
+    check: Check = no_check,
+    on_denoising: OnDenoising = not_told,
+    on_preview: OnPreview = not_told,
 ) -> FrameSource:
     """The frames of a clip, round(seconds * fps) of them, made when they are read.
 

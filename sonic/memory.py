@@ -1,7 +1,7 @@
 """What the engine sonic needs of the device's memory, from the size of picture and clip alone. Numbers only.
 
-The laws are those that ``python -m bench.sonic_memory`` fits to the networks and holds against them; docs/sonic.md has
-the figures. Weights are not in them: where memory is short, ComfyUI keeps those elsewhere and brings them for use.
+The laws are those that ``python -m bench.sonic_memory`` holds against the networks of real size; docs/sonic.md has the
+figures. Weights are not in them: where memory is short, ComfyUI keeps those elsewhere and brings them for use.
 """
 
 from __future__ import annotations
@@ -9,22 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import NotEnoughMemory
-from .options import MIN_RESOLUTION, SIZE_STEP
+from .options import DOWNSCALE, MIN_RESOLUTION, SIZE_STEP
 from .schedule import MODEL_FPS
 from .windows import CONTEXT_LENGTH
 
 UNET_CHANNELS, VAE_CHANNELS = 320, 128  # widths of the published networks at full size
-DOWNSCALE = 8
 MARGIN = 1.15  # for what the kernels of a card take for themselves
 _GB = 1e9
 
 # One branch of one window through the video network: tensors of its first level that live at once.
-_CALL_TENSORS = 15.3
-_CALL_FIXED = 80e6  # numbers in a feed-forward's slice
-# A chunk of eight frames through the decoder, and one picture through the encoder.
-_DECODE_TENSORS, _DECODE_FIXED = 17.1, 120e6
+_CALL_TENSORS = 15.05
+_CALL_FIXED = 40e6  # numbers: a feed-forward's slice, as far as it is not hidden by what lives elsewhere
+# A chunk of eight frames through the decoder, and one picture through the encoder. Norms are reckoned in float32.
+_DECODE_TENSORS, _DECODE_TENSORS_IN_HALF, _DECODE_FIXED = 17.1, 19.2, 120e6
 _ENCODE_TENSORS = 3.0
-_CLIP_TENSORS = 11  # float32 tensors of the whole clip's latents that the sampler holds
+_CLIP_TENSORS = 8  # float32 tensors of the whole clip's latents that the sampler holds
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,11 @@ def memory_need(width: int, height: int, frames: int, unet_bytes: int = 2, vae_b
     precision."""
     pixels = width * height
     latent_pixels = pixels // DOWNSCALE**2
+    decoded = _DECODE_TENSORS if vae_bytes == 4 else _DECODE_TENSORS_IN_HALF
     call = unet_bytes * (_CALL_TENSORS * UNET_CHANNELS * CONTEXT_LENGTH * latent_pixels + _CALL_FIXED)
     return MemoryNeed(
         denoising=int(call),
-        decoding=int(vae_bytes * (_DECODE_TENSORS * VAE_CHANNELS * pixels) + _DECODE_FIXED),
+        decoding=int(vae_bytes * decoded * VAE_CHANNELS * pixels + _DECODE_FIXED),
         encoding=int(vae_bytes * _ENCODE_TENSORS * VAE_CHANNELS * pixels),
         clip=_CLIP_TENSORS * 4 * 4 * frames * latent_pixels,
     )

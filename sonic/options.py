@@ -14,6 +14,7 @@ EngineName = Literal["auto", "sonic", "draft"]
 Precision = Literal["auto", "fp16", "bf16", "fp32"]
 
 SIZE_STEP = 64  # the video network halves a picture six times
+DOWNSCALE = 8  # pixels of a picture to a pixel of its latents, along each side
 MIN_RESOLUTION = (256, 1536)
 PUBLISHED_SEED = 72589
 

@@ -27,6 +27,7 @@ POLICY = RetryPolicy(retries=3, backoff_s=60.0, jitter=0.2)
         (PromptRejected("It is not there.", bad_input=True), FailureKind.BAD_INPUT),
         (PromptRejected("A node is missing."), FailureKind.MAY_PASS),
         (PromptFailed("x", error_type="OutOfMemoryError"), FailureKind.OUT_OF_MEMORY),
+        (PromptFailed("x", error_type="pack.sonic.errors.NotEnoughMemory"), FailureKind.OUT_OF_MEMORY),
         (PromptFailed("CUDA out of memory. Tried", error_type="RuntimeError"), FailureKind.OUT_OF_MEMORY),
         (PromptFailed("CUBLAS_STATUS_ALLOC_FAILED", error_type="RuntimeError"), FailureKind.OUT_OF_MEMORY),
         (PromptFailed("CUDA error: out of memory", error_type="AcceleratorError"), FailureKind.OUT_OF_MEMORY),

@@ -9,17 +9,18 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencodingEngine
 from torch import Tensor
 
-from ..checkpoints import Weights, check_weights, no_check
+from ..checkpoints import Weights, check_weights
 from ..errors import BadWeights, NotFinite
 from ..frames import Frame
+from ..interruption import Check, no_check
 from ..memory import memory_need
-from .decoder import Check, decode_frames
+from ..options import DOWNSCALE
+from .decoder import decode_frames
 from .keys import published_autoencoder_key, with_quant_conv_folded
 from .managed import Managed
 
 PREFIX = "first_stage_model."  # in svd_xt.safetensors
 LATENT_SCALE = 0.18215
-DOWNSCALE = 8
 DECODE_CHUNK = 8  # frames that the decoder sees together; it mixes them, so that another number is another picture
 _LEVELS = 4
 _VIDEO_KERNEL = [3, 1, 1]
@@ -117,13 +118,9 @@ def network_of(channels: int, multipliers: list[int]) -> Any:
     )
 
 
-def decodes() -> bool:
-    """Whether ComfyUI's decoder still is the one that is taken apart here. Costs no memory."""
+def try_decoder() -> None:
+    """Raises whatever it may unless ComfyUI's decoder still is the one that is taken apart here. Costs no memory."""
     with torch.device("meta"):
         decoder = network_of(32, [1, 2, 4, 4]).decoder
         decoder.mid.attn_1 = torch.nn.Identity()  # ComfyUI's asks how much memory a device has, and this one has none
-        try:
-            frames = decode_frames(decoder, torch.empty(2, 4, 8, 8))
-        except (AttributeError, TypeError, RuntimeError, ValueError, LookupError):
-            return False
-    return frames.shape == (2, 3, 64, 64)
+        decode_frames(decoder, torch.empty(2, 4, 8, 8))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..frames import Frame
+from ..options import DOWNSCALE
 from ..postprocess.interpolation import FINEST, FrameInterpolation, between
 from ..schedule import source_position
-from .autoencoder import DECODE_CHUNK, DOWNSCALE, Autoencoder
+from .autoencoder import DECODE_CHUNK, Autoencoder
 from .managed import Managed
 
 _KEPT = 2  # decoded chunks: the frames between two chunks need both

@@ -14,11 +14,9 @@ from comfy.ldm.modules.diffusionmodules.model import ResnetBlock
 from torch import Tensor
 from torch.nn.functional import silu
 
-from ..checkpoints import no_check
+from ..interruption import Check, no_check
 
 _STRIP = 2**23  # numbers that are worked on over time at once
-
-Check = Callable[[], None]
 
 
 def decode_frames(decoder: Any, latents: Tensor, check: Check = no_check) -> Tensor:

@@ -11,7 +11,7 @@ from comfy.ldm.modules.attention import CrossAttention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from . import networks, pipeline
-from .autoencoder import decodes
+from .autoencoder import try_decoder
 from .context import SonicContextHandler
 
 # What is called or replaced by us, with the parameters that we rely on.
@@ -29,8 +29,10 @@ def misfit() -> str:
         parameters = inspect.signature(function).parameters
         if missing := [name for name in names if name not in parameters]:
             return f"{function.__qualname__} takes no '{missing[0]}' any more"
-    if not decodes():
-        return "its video decoder is another one"
+    try:
+        try_decoder()
+    except Exception as error:  # noqa: BLE001  # whatever has moved, it is named
+        return f"its video decoder is another one: {error}"
     if unmet := sorted(SonicContextHandler.__abstractmethods__):
         return f"context handlers need a method '{unmet[0]}' now"
     return ""

@@ -42,9 +42,9 @@ class Conditioning:
     mask: FaceMask
     audio_scale: float = 1.0
 
-    def start(self, frames: int) -> Tensor:
-        """What the sampler adds the noise to: the picture in every frame, (frames, 4, h, w), not scaled."""
-        return self.picture_latents.expand(frames, -1, -1, -1).contiguous()
+    def start(self) -> Tensor:
+        """What the sampler adds the noise to: the picture in every frame, (F, 4, h, w), not scaled."""
+        return self.picture_latents.expand(len(self.tokens), -1, -1, -1).contiguous()
 
     def branches(self) -> dict[str, list[list[Any]]]:
         """ComfyUI's conditioning of each branch."""
@@ -95,8 +95,9 @@ class SonicGuider(comfy.samplers.CFGGuider):
         nothing, picture, speech = comfy.samplers.calc_cond_batch(
             self.inner_model, conds, x, timestep, model_options or {}
         )
-        guided: Tensor = nothing + self.appearance * (picture - nothing) + self.audio * (speech - picture)
-        return guided
+        # nothing + appearance (picture - nothing) + audio (speech - picture), without another tensor of the clip's size
+        guided: Tensor = nothing.mul_(1.0 - self.appearance)
+        return guided.add_(picture, alpha=self.appearance - self.audio).add_(speech, alpha=self.audio)
 
 
 def in_windows(model_patcher: Any, on_window: OnWindow | None = None) -> Any:
@@ -142,6 +143,7 @@ def denoise(
 
     guider = SonicGuider(in_windows(model_patcher, on_window), conditioning.branches())
     sampler = comfy.samplers.sampler_object("euler")
-    start = conditioning.start(noise.shape[0])
-    result: Tensor = guider.sample(noise, start, sampler, published_sigmas(steps), callback=after, disable_pbar=True)
+    result: Tensor = guider.sample(
+        noise, conditioning.start(), sampler, published_sigmas(steps), callback=after, disable_pbar=True
+    )
     return result

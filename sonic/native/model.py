@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.conds
@@ -14,8 +14,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
 from comfy.model_base import BaseModel, ModelType, SVD_img2vid
 from torch import Tensor
 
-from ..checkpoints import check_weights, no_check
+from ..checkpoints import check_weights
 from ..errors import BadInput, BadWeights
+from ..interruption import Check, no_check
 from .keys import LAYERS_DOWN, LAYERS_UP, published_unet_key
 from .network import SonicUNet
 from .shapes import TorchOperations, weight_shapes
@@ -25,15 +26,12 @@ HEAD_CHANNELS = 64
 _CONTEXT_KEY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
 
-# ComfyUI reckons 0.01 MB a frame, latent pixel and byte of a number, times this. Counted are 0.0046
-# (bench.sonic_memory); the rest is for what the kernels of a card take for themselves.
-_MEMORY_FACTOR = 0.6
-
-
 class SonicConfig(comfy.supported_models.SVD_img2vid):
     """SVD's configuration with Sonic's network; not on ComfyUI's list of models, only our loader makes it."""
 
-    memory_usage_factor = _MEMORY_FACTOR
+    # ComfyUI reckons 0.01 MB a frame, latent pixel and byte of a number, times this. Counted are 0.0046
+    # (bench.sonic_memory); the rest is for what the kernels of a card take for themselves.
+    memory_usage_factor = 0.6
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> SonicModel:
         return SonicModel(self, device=device)
@@ -125,7 +123,7 @@ def load_unet(
     what: str,
     dtype: torch.dtype | None = None,
     head_channels: int = HEAD_CHANNELS,
-    check: Callable[[], None] = no_check,
+    check: Check = no_check,
 ) -> Any:
     """A ModelPatcher over a SonicModel with these weights.
 

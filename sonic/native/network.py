@@ -119,6 +119,7 @@ class SlicedFeedForward(FeedForward):
     def __init__(self, replaced: FeedForward, dtype: Any, device: Any, operations: Any) -> None:
         widened, width = replaced.net[0].proj, replaced.net[2].out_features
         super().__init__(width, glu=True, dtype=dtype, device=device, operations=operations)
+        self.width: int = width
         self.widened: int = widened.out_features
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from ..audio_encoder import WhisperEncoder
-from ..checkpoints import no_check, read_weights
+from ..checkpoints import read_weights
 from ..conditioning import AudioProjection, MotionBucketPredictor
+from ..interruption import Check, no_check
 from ..options import Precision
 from ..postprocess.interpolation import FrameInterpolation
 from . import autoencoder, image_encoder
@@ -43,9 +44,7 @@ class SonicNetworks:
     audio_scale: float = 1.0
 
 
-def load_networks(
-    files: Mapping[str, Path], precision: Precision = "auto", check: Callable[[], None] = no_check
-) -> SonicNetworks:
+def load_networks(files: Mapping[str, Path], precision: Precision = "auto", check: Check = no_check) -> SonicNetworks:
     """files: by part, as `checkpoints.sonic_files` finds them, all six. Raises BadWeights.
 
     precision: of the video network, the image encoder and the autoencoder; the small networks are float32 as published.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
@@ -12,17 +11,16 @@ import torch
 from torch import Tensor
 
 from ..audio_encoder import encode_speech
-from ..checkpoints import no_check
 from ..conditioning import STATES_PER_FRAME, SpeechConditioning, condition_on_speech
-from ..denoising import Denoising
+from ..denoising import Denoising, OnDenoising, OnPreview, not_told
 from ..frames import Frame, frame_count
+from ..interruption import Check, no_check
 from ..memory import MemoryNeed, check_memory
-from ..options import InferenceOptions
+from ..options import DOWNSCALE, InferenceOptions
 from ..portrait import face_mask, resize
 from ..prepared import PreparedData
 from ..schedule import UNITS_PER_FRAME, audio_units, latent_frames
 from ..windows import window_count
-from .autoencoder import DOWNSCALE
 from .clip import SonicClip
 from .guider import Conditioning, denoise
 from .managed import obtainable_memory
@@ -31,21 +29,14 @@ from .networks import SonicNetworks
 
 log = logging.getLogger("sonic.native")
 
-OnDenoising = Callable[[Denoising], None]
-OnPreview = Callable[[Frame], None]
-
-
-def _nothing(told: object) -> None:
-    pass
-
 
 def render_sonic(
     prepared: PreparedData,
     options: InferenceOptions,
     networks: SonicNetworks,
-    check: Callable[[], None] = no_check,
-    on_denoising: OnDenoising = _nothing,
-    on_preview: OnPreview = _nothing,
+    check: Check = no_check,
+    on_denoising: OnDenoising = not_told,
+    on_preview: OnPreview = not_told,
 ) -> SonicClip:
     """A clip of round(seconds * fps) frames. Only its latents are made now; frames are decoded when they are read.
 
@@ -78,7 +69,7 @@ def condition(
     networks: SonicNetworks,
     dynamic_scale: float = 1.0,
     motion_scale: float = 1.0,
-    check: Callable[[], None] = no_check,
+    check: Check = no_check,
 ) -> Conditioning:
     """What the denoising is told of picture and speech. Raises NotEnoughMemory when a clip of this size has no room."""
     make_sure_of_memory(prepared, networks)
@@ -121,7 +112,7 @@ def clip_of(
     prepared: PreparedData,
     fps: float,
     networks: SonicNetworks,
-    check: Callable[[], None] = no_check,
+    check: Check = no_check,
 ) -> SonicClip:
     """The video of denoised latents, (F, 4, h, w) as the decoder takes them: round(seconds * fps) frames."""
     count = frame_count(prepared.seconds, fps)
@@ -148,7 +139,7 @@ def preview_of(latent: Tensor, latent_format: Any) -> Frame:
 
 
 def listen(
-    prepared: PreparedData, networks: SonicNetworks, embeds: Tensor, check: Callable[[], None] = no_check
+    prepared: PreparedData, networks: SonicNetworks, embeds: Tensor, check: Check = no_check
 ) -> SpeechConditioning:
     """Speech tokens and motion buckets of every frame that the network makes; embeds: (1, D) of the picture."""
     samples = len(prepared.speech)

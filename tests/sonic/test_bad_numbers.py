@@ -29,7 +29,7 @@ def render(comfy: Any) -> Any:
 
 
 @pytest.fixture
-def poisoned(request: pytest.FixtureRequest) -> Iterator[Any]:
+def poisoned() -> Iterator[Any]:
     """Makes a weight infinite for the length of a test."""
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -77,10 +77,13 @@ def files(write_sonic_files: Callable[[Path], None], tmp_path_factory: pytest.Te
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_processor_without_half_precision_computes_in_float32(
+def test_a_processor_without_half_precision_stores_in_it_and_computes_in_float32(
     precision: Any, files: dict[str, Path], render: Any, comfy: Any
 ) -> None:
+    from comfyui_sonic.sonic.native.pipeline import computing_dtype
+
     networks = load_sonic(files, precision)
+    assert networks.unet.model.get_dtype() != computing_dtype(networks.unet) == torch.float32
     options = InferenceOptions(inference_steps=1)
     half = np.stack(list(render(prepared_for(0.2), options, networks).frames())).astype(int)
     whole = np.stack(list(render(prepared_for(0.2), options, load_sonic(files, "fp32")).frames())).astype(int)

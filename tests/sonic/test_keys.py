@@ -141,7 +141,7 @@ def test_every_key_of_the_small_networks_has_its_place(name: str, kind: Any, par
 
 def test_every_key_of_the_published_autoencoder_is_known(native: Any) -> None:
     module = native.autoencoder
-    shapes = native.shapes.weight_shapes(lambda: module._network(128, [1, 2, 4, 4]))
+    shapes = native.shapes.weight_shapes(lambda: module.network_of(128, [1, 2, 4, 4]))
     names = {key: native.keys.published_autoencoder_key(key) for key in shapes}
     assert len(set(names.values())) == len(names) == 374 - 2  # quant_conv becomes part of another
     assert sum(shape.numel() for shape in shapes.values()) == 97_742_847 - 72
