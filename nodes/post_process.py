@@ -86,7 +86,7 @@ class PostProcess(io.ComfyNode):
                 audio = audio_of(shift_sound(sound, estimate.correction_s))
             lines.append(_sentence(estimate))
         if temporal_smoothing:
-            face = next(iter(find_faces(next(source.frames(0, 1)))), None)
+            face = next(iter(find_faces(next(source.frames(0, 1)), raise_if_interrupted)), None)
             images = FrameTensor(SmoothedFrames(source, face.box if face else None), raise_if_interrupted)
             lines.append(
                 "The frames are smoothed in time"
@@ -106,7 +106,7 @@ def _measure(source: FrameSource, fps: float, sound: Sound) -> SyncEstimate:
             progress(index, frame)
             yield frame
 
-    return measure_sync(mouth_openings(watched()), fps, speech_for_models(sound))
+    return measure_sync(mouth_openings(watched(), raise_if_interrupted), fps, speech_for_models(sound))
 
 
 def _sentence(estimate: SyncEstimate) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, get_args
 
 import torch
 from comfy_api.latest import io
 
+from ..sonic.landmarks import find_faces
 from ..sonic.options import MIN_RESOLUTION, SIZE_STEP, CropMode, OnNoFace, PrepareOptions
 from ..sonic.prepare import prepare
+from .progress import raise_if_interrupted
 from .sockets import PreparedSocket, picture_of, sound_of
 
 
@@ -87,7 +90,8 @@ class PreData(io.ComfyNode):
         face_index: int = 0,
     ) -> io.NodeOutput:
         options = PrepareOptions(duration, min_resolution, expand_ratio, crop, on_no_face, face_index)
-        prepared = prepare(picture_of(image), sound_of(audio), options)
+        search = partial(find_faces, check=raise_if_interrupted)
+        prepared = prepare(picture_of(image), sound_of(audio), options, search)
         height, width = prepared.picture.shape[:2]
         lines = [f"{width} x {height} pixels, {prepared.seconds:.2f} s of sound", *prepared.notes]
         return io.NodeOutput(prepared, ui={"text": lines})

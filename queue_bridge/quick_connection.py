@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
-try:
-    from hiredis import pack_command
-except ImportError:  # it is quick without, too, and right
-    pack_command = None
+
+def _packing() -> Callable[[tuple[Any, ...]], bytes] | None:
+    try:
+        from hiredis import pack_command
+    except ImportError:  # it is quick without, too, and right
+        return None
+    return pack_command
+
+
+PACK_COMMAND = _packing()
 
 
 class _Quick(AbstractConnection):
     def pack_command(self, *args: Any) -> list[bytes]:
-        if pack_command and isinstance(args[0], str) and " " not in args[0]:
+        if PACK_COMMAND and isinstance(args[0], str) and " " not in args[0]:
             try:
-                return [pack_command(args)]
+                return [PACK_COMMAND(args)]
             except (TypeError, UnicodeEncodeError):  # a kind of argument, or a text, that only the slow way knows
                 pass
         return super().pack_command(*args)

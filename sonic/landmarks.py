@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .face_networks import DETECTOR_SIZE, MESH_SIZE, load_face_networks
 from .frames import Frame
 from .inference_mode import small_network
+from .interruption import Check, no_check
 from .prepared import Face
 
 LONGEST_SEARCHED = 1536  # pixels; the mesh itself sees 192, so a portrait loses nothing
@@ -159,20 +160,23 @@ def _views(picture: Frame, tiles: int, quarters: range) -> Iterator[Square]:
             yield Square(x, y, side, quarter * math.pi / 2)
 
 
-def find_faces(picture: Frame) -> list[Face]:
-    """Every face in an (H, W, 3) uint8 RGB picture, the largest first; an empty list where there is none."""
+def find_faces(picture: Frame, check: Check = no_check) -> list[Face]:
+    """Every face in an (H, W, 3) uint8 RGB picture, the largest first; an empty list where there is none.
+
+    check: called before each view and each fit, some tens of milliseconds apart; what it raises ends the search.
+    """
     shrink = LONGEST_SEARCHED / max(picture.shape[:2])
     if shrink < 1:
         smaller = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         scale = (picture.shape[1] / smaller.shape[1], picture.shape[0] / smaller.shape[0], 1 / shrink)
-        return [_scaled(face, np.array(scale, np.float32)) for face in find_faces(smaller)]
+        return [_scaled(face, np.array(scale, np.float32)) for face in find_faces(smaller, check)]
     faces: list[Face] = []
     for tiles in (1, *TILE_GRIDS):
         if not faces:
-            _add_faces(picture, _views(picture, tiles, range(4 if tiles <= TURNED_UP_TO else 1)), faces)
+            _add_faces(picture, _views(picture, tiles, range(4 if tiles <= TURNED_UP_TO else 1)), faces, check)
         else:  # smaller people beside the one that was found are the same way up
             quarter = round(square_around(faces[0].landmarks).angle / (math.pi / 2)) % 4
-            _add_faces(picture, _views(picture, tiles, range(quarter, quarter + 1)), faces)
+            _add_faces(picture, _views(picture, tiles, range(quarter, quarter + 1)), faces, check)
             break
     return sorted(faces, key=lambda face: -(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
 
@@ -182,10 +186,14 @@ def _scaled(face: Face, scale: NDArray[np.float32]) -> Face:
     return Face((x1, y1, x2, y2), face.landmarks * scale, face.score)
 
 
-def _add_faces(picture: Frame, views: Iterator[Square], faces: list[Face]) -> None:
+def _add_faces(picture: Frame, views: Iterator[Square], faces: list[Face], check: Check) -> None:
     """Adds what the views show and ``faces`` does not hold yet, the surest first."""
-    hits = sorted((hit for view in views for hit in _detect(picture, view)), key=lambda hit: -hit[0])
-    for _, square in hits[:MOST_HITS]:
+    hits: list[tuple[float, Square]] = []
+    for view in views:
+        check()
+        hits += _detect(picture, view)
+    for _, square in sorted(hits, key=lambda hit: -hit[0])[:MOST_HITS]:
+        check()
         face = fit_mesh(picture, square)
         known = np.array([other.box for other in faces], dtype=np.float32).reshape(-1, 4)
         if face.score > MIN_MESH_SCORE and not (_overlap(np.array(face.box, np.float32), known) > SAME_FACE_IOU).any():

@@ -105,3 +105,17 @@ def test_a_round_badge_is_not_taken_for_a_face(portrait: np.ndarray) -> None:
         _, packed = cv2.imencode(".jpg", portrait[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         picture = np.ascontiguousarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1])
         assert [round(face.box[0] / 30) for face in find_faces(picture)] == [6]
+
+
+def test_a_search_in_vain_can_be_ended_at_any_time(portrait: np.ndarray) -> None:
+    noisy = np.random.default_rng(3).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    asked: list[None] = []
+    assert find_faces(noisy, lambda: asked.append(None)) == []
+    assert len(asked) > 100
+
+    def stop() -> None:
+        raise InterruptedError
+
+    for picture in (noisy, portrait):
+        with pytest.raises(InterruptedError):
+            find_faces(picture, stop)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..audio import MODEL_RATE
 from ..frames import Frame
+from ..interruption import Check, no_check
 from ..landmarks import find_faces, fit_mesh, square_around
 from ..prepared import Sound
 
@@ -60,20 +61,20 @@ class SyncEstimate:
 UNKNOWN = SyncEstimate(0.0, 0.0, 0.0, 0.0)
 
 
-def mouth_openings(frames: Iterable[Frame]) -> NDArray[np.float32]:
+def mouth_openings(frames: Iterable[Frame], check: Check = no_check) -> NDArray[np.float32]:
     """(frames,) distance of the inner lips over the height of the face; NaN where no face is seen.
 
-    The face is searched for once and followed from frame to frame.
+    The face is searched for once and followed from frame to frame. check: what it raises ends a search.
     """
     openings = []
     face = None
     for frame in frames:
         if face is None:
-            face = next(iter(find_faces(frame)), None)
+            face = next(iter(find_faces(frame, check)), None)
         else:
             face = fit_mesh(frame, square_around(face.landmarks))
             if face.score < 0.5:
-                face = next(iter(find_faces(frame)), None)
+                face = next(iter(find_faces(frame, check)), None)
         openings.append(np.nan if face is None else _opening(face.landmarks))
     return np.array(openings, np.float32)
 
