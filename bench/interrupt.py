@@ -45,11 +45,11 @@ def write_inputs(folder: Path, seconds: float) -> None:
     texture = np.random.default_rng(1).integers(0, 255, (3000, 2000, 3), dtype=np.uint8)
     Image.fromarray(texture).save(folder / "texture.png", compress_level=1)
     sound = read_sound(ROOT / "tests" / "data" / "voice.wav")
-    samples = np.resize(sound.waveform.mean(axis=0), round(seconds * sound.rate))
+    samples = np.resize(sound.waveform.mean(axis=0), round(seconds * sound.sample_rate))
     with wave.open(str(folder / "voice.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(sound.rate)
+        file.setframerate(sound.sample_rate)
         file.writeframes((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
 
 
@@ -177,10 +177,14 @@ async def measure(server: Server, presses: int, seconds: float, with_sonic: bool
         "draft, smoothed and measured": (lambda seed: spoken("draft", 512, seconds / 3, seed, smooth=True), False),
     }
     if with_sonic:
-        stages["sonic, with its loading"] = (lambda seed: spoken("sonic", 256, 1.0, seed, steps=1), True)
-        stages["sonic, denoising"] = (lambda seed: spoken("sonic", 256, 1.0, seed, steps=8), False)
-        stages["sonic, decoding"] = (lambda seed: spoken("sonic", 512, 3.0, seed, steps=1), False)
-    return {name: await latencies(server, graph_of, presses, afresh) for name, (graph_of, afresh) in stages.items()}
+        stages["sonic, with its loading"] = (lambda seed: spoken("sonic", 256, 0.3, seed, steps=1), True)
+        stages["sonic, denoising"] = (lambda seed: spoken("sonic", 256, 0.5, seed, steps=4), False)
+        stages["sonic, decoding"] = (lambda seed: spoken("sonic", 256, 1.5, seed, steps=1), False)
+    found = {}
+    for name, (graph_of, afresh) in stages.items():
+        found[name] = await latencies(server, graph_of, presses, afresh)
+        sys.stderr.write(f"{name}: {json.dumps(found[name])}\n")
+    return found
 
 
 def main() -> int:
