@@ -1,4 +1,4 @@
-"""Keeps an instance and its running job alive in the queue, from a process that nothing in the server can hold up.
+"""Keeps an instance and the jobs at its hand alive in the queue, from a process that nothing in the server can hold up.
 
 A node may block the event loop, or hold Python's lock in C for minutes; a thread would lose the lease then. So a small
 process of its own (lease_process.py) renews it, for as long as this process lives and is not stopped: that is what a
@@ -37,6 +37,9 @@ PAUSE_S = 1.0  # before a keeper that has ended twice in a row is started again
 NEW_PROCESS_GROUP = 0x00000200  # subprocess.CREATE_NEW_PROCESS_GROUP, which exists on Windows only
 
 
+_Start = tuple[str, int]  # a job and its token
+
+
 @dataclass
 class _Held:
     job: JobRecord
@@ -59,7 +62,7 @@ class LeaseKeeper:
         self._describe = describe
         self._joined = joined
         self._described: dict[str, Any] = {}
-        self._held: _Held | None = None
+        self._held: dict[_Start, _Held] = {}
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._stopping = threading.Event()
@@ -81,39 +84,34 @@ class LeaseKeeper:
     def hold(self, job: JobRecord, lost: Callable[[], None]) -> None:
         """Renew this job's lease from now on. lost: called from a thread, once, when it is no longer ours."""
         with self._lock:
-            self._held = _Held(job, lost)
+            self._held[_start_of(job)] = _Held(job, lost)
         self._changed.set()
 
-    def fuse(self, seconds: float, failure: Sequence[Argument], sentence: str, *, end_us: bool) -> None:
-        """For a server that cannot even look at a clock: after so long the held job ends as a failure.
+    def fuse(self, job: JobRecord, seconds: float, failure: Sequence[Argument], sentence: str, *, end_us: bool) -> None:
+        """For a server that cannot even look at a clock: after so long this job, if it is held, ends as a failure.
 
         failure: the arguments of its settlement. end_us: whether this process is ended then, too.
         """
-        with self._lock:
-            if self._held:
-                self._held.fuse = {
-                    "seconds": seconds,
-                    "failure": list(failure),
-                    "sentence": sentence,
-                    "end": end_us,
-                }
-        self._changed.set()
+        self._set_fuse(job, {"seconds": seconds, "failure": list(failure), "sentence": sentence, "end": end_us})
 
-    def defuse(self) -> None:
+    def defuse(self, job: JobRecord) -> None:
         """What the fuse was for has ended."""
+        self._set_fuse(job, None)
+
+    def _set_fuse(self, job: JobRecord, fuse: Mapping[str, Any] | None) -> None:
         with self._lock:
-            if self._held:
-                self._held.fuse = None
+            if held := self._held.get(_start_of(job)):
+                held.fuse = fuse
         self._changed.set()
 
-    def drop(self) -> None:
-        """Renew nothing any more."""
+    def drop(self, job: JobRecord) -> None:
+        """Renew this one no more."""
         with self._lock:
-            self._held = None
+            self._held.pop(_start_of(job), None)
         self._changed.set()
 
     def leave(self) -> None:
-        """Stop; give back a job that is still held, without its counting as a failure. For the end of the process."""
+        """Stop; give back what is still held, without its counting as a failure. For the end of the process."""
         self._stopping.set()
         self._changed.set()
         process = self._process
@@ -173,14 +171,12 @@ class LeaseKeeper:
         if "lost" in message:
             self._lose(message["lost"])
 
-    def _lose(self, which: Sequence[Any] | None) -> None:
+    def _lose(self, which: Sequence[Any]) -> None:
         with self._lock:
-            held = self._held
-            if not held or (which is not None and list(which) != [held.job.task_id, held.job.token]):
-                return
-            self._held = None
-        log.warning("the lease of job %s is lost; what was made for it here does not count", held.job.task_id)
-        held.lost()
+            held = self._held.pop((str(which[0]), int(which[1])), None)
+        if held:
+            log.warning("the lease of job %s is lost; what was made for it here does not count", held.job.task_id)
+            held.lost()
 
     # --- what it is told --------------------------------------------------------------------------------------------
 
@@ -211,16 +207,20 @@ class LeaseKeeper:
             except Exception as error:  # noqa: BLE001  # a broken card cannot even be asked for its memory
                 log.debug("what the instance says of itself: %r", error)
         with self._lock:
-            held = self._held
+            held = [_described(one) for one in self._held.values()]
         # The address with its password goes this way, since everybody may read a command line.
         return {
             "settings": _plain(self._settings),
             "identity": dataclasses.asdict(self._identity),
             "parent": os.getpid(),
             "described": self._described,
-            "held": _described(held) if held else None,
+            "held": held,
             "leave": self._stopping.is_set(),
         }
+
+
+def _start_of(job: JobRecord) -> _Start:
+    return job.task_id, job.token
 
 
 def _described(held: _Held) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The process that renews a lease: a loop of its own, with a connection of its own, beside the server.
 
-It is told the whole state, a line of JSON each time it changes: settings, what the instance says of itself, the job it
+It is told the whole state, a line of JSON each time it changes: settings, what the instance says of itself, the jobs it
 holds. It answers with lines: what is to be logged, that it has joined, that a job is lost. It renews for a parent that
 runs, not for one that is stopped, and when the parent has ended it says so in the queue and ends. Its connection has a
 name: when that is gone from the server's list, the others know that both of them ended at once.
@@ -36,6 +36,7 @@ MISSED_S = 1.0  # a connection that is away for so long does not come back by it
 AGAIN_S = 0.5  # between two tries while the queue does not answer
 
 Message = Mapping[str, Any]
+Start = tuple[str, int]  # a job and its token
 
 
 class LeaseProcess:
@@ -45,8 +46,8 @@ class LeaseProcess:
         self._settings = Settings(**state["settings"])
         self._identity = Identity(**state["identity"])
         self._parent: int = state["parent"]
-        self._state: Message = {**state, "held": None}
-        self._fuse_burns_s: float | None = None
+        self._state: Message = {**state, "held": []}
+        self._burns_s: dict[Start, float] = {}  # of each fuse
         self._scripts = Scripts(self._settings)
         self._client: Redis | None = None
         self._name = connection_name(self._settings.queue, self._identity)
@@ -73,8 +74,9 @@ class LeaseProcess:
             if life is Life.STOPPED:
                 continue
             now = time.monotonic()
-            if self._fuse_burns_s is not None and now > self._fuse_burns_s:
-                self._burn()
+            for held in self._state["held"]:
+                if now > self._burns_s.get(_start_of(held), now):
+                    self._burn(held)
             if now >= beat_s:
                 beat_s = now + (self._settings.heartbeat_s if self._try(self._beat) else AGAIN_S)
             if now >= look_s:
@@ -85,11 +87,16 @@ class LeaseProcess:
     # --- what the parent says ---------------------------------------------------------------------------------------
 
     def _take(self, state: Message) -> None:
-        before, now = self._state["held"] or {}, state["held"] or {}
+        before = {_start_of(one): one["fuse"] for one in self._state["held"]}
         self._state = state
-        if now.get("fuse") != before.get("fuse"):
-            fuse = now.get("fuse")
-            self._fuse_burns_s = time.monotonic() + fuse["seconds"] if fuse else None
+        burns_s = {}
+        for one in state["held"]:
+            start, fuse = _start_of(one), one["fuse"]
+            if fuse and fuse == before.get(start) and start in self._burns_s:
+                burns_s[start] = self._burns_s[start]
+            elif fuse:
+                burns_s[start] = time.monotonic() + fuse["seconds"]
+        self._burns_s = burns_s
 
     def _bury(self) -> None:
         """Say for the parent that it has died, so that its job need not wait for the lease."""
@@ -97,18 +104,16 @@ class LeaseProcess:
             self._call("bury", self._identity.name, self._identity.boot)
 
     def _leave(self) -> None:
-        held = self._state["held"]
         try:
-            if held:
+            for held in self._state["held"]:
                 self._call("settle", held["job"], held["token"], *held["given_back"])
             self._call("leave", self._identity.name, self._identity.boot)
         except BridgeError as error:
             self._log(logging.WARNING, f"leaving the queue: {error}")
 
-    def _burn(self) -> None:
+    def _burn(self, held: Message) -> None:
         """The parent lets nobody look at a clock, so its job ends here, and the parent too when that is wanted."""
-        held = self._state["held"]
-        fuse, self._fuse_burns_s = held["fuse"], None
+        fuse = held["fuse"]
         try:
             self._call("settle", held["job"], held["token"], *fuse["failure"])
         except BridgeError as error:
@@ -136,13 +141,15 @@ class LeaseProcess:
         if time.monotonic() - self._heard_s > self._settings.lease_s / 2:  # others may have been cut off with us
             self._call("spare", round(self._settings.lease_s * 1000))
         if not self._register():
-            if self._state["held"]:
-                self._lose(self._state["held"])
+            for held in self._state["held"]:
+                self._lose(held)
             return
-        held = self._state["held"]
-        if held and life_of_parent(self._parent) is Life.RUNS:
-            lease_ms = round(self._settings.lease_s * 1000)
-            if self._call("renew", held["job"], held["token"], lease_ms) != "ok":
+        lease_ms = round(self._settings.lease_s * 1000)
+        for held in self._state["held"]:
+            if (
+                life_of_parent(self._parent) is Life.RUNS
+                and self._call("renew", held["job"], held["token"], lease_ms) != "ok"
+            ):
                 self._lose(held)
         self._call("tend")
         self._heard_s = time.monotonic()
@@ -199,10 +206,9 @@ class LeaseProcess:
         self._log(logging.INFO, f"The queue's server {why}; an instance that dies is noticed by its lease alone.")
 
     def _lose(self, held: Message) -> None:
-        if self._state["held"] is held:
-            self._state = {**self._state, "held": None}
-            self._fuse_burns_s = None
-        _say({"lost": [held["job"], held["token"]]})
+        self._state = {**self._state, "held": [one for one in self._state["held"] if one is not held]}
+        self._burns_s.pop(_start_of(held), None)
+        _say({"lost": _start_of(held)})
 
     def _connect(self) -> Redis:
         """One connection, made anew after every trouble, so that it always has its name."""
@@ -235,6 +241,10 @@ class LeaseProcess:
         if text not in self._said:
             self._said.add(text)
             self._log(logging.WARNING, text)
+
+
+def _start_of(held: Message) -> Start:
+    return held["job"], held["token"]
 
 
 def _say(message: Message) -> None:

@@ -80,7 +80,6 @@ class Worker:
         self._path_of = path_of
         self._health = health or Health()
         self._ahead = Ahead(store, identity, files, templates, runner, lanes, checks)
-        self._held: JobRecord | None = None  # the one whose lease the keeper renews
         self._waits = False  # whether its prompt has not begun yet
         self._finishing: asyncio.Task[None] | None = None
         self._settings: Settings = store.settings
@@ -174,8 +173,6 @@ class Worker:
             loop.call_soon_threadsafe(lost.set)
 
         self._keeper.hold(job, lose)
-        self._held = job
-        renewing = asyncio.create_task(self._renew_from(over, job, lost))
         try:
             ends = (_lost(lost), wish_for(self._store, self._identity.name, job), self._leaving.grace_over())
             result = await _unless(self._make(job, started, over), *ends)
@@ -193,23 +190,8 @@ class Worker:
             await self._settle(job, error)
         finally:
             over.set()
-            renewing.cancel()
-            if self._held is job:
-                self._keeper.drop()
-                self._held = None
+            self._keeper.drop(job)
             await asyncio.to_thread(self._files.tidy, job.task_id, job.token)
-
-    async def _renew_from(self, over: asyncio.Event, job: JobRecord, lost: asyncio.Event) -> None:
-        """Renew the lease of a job whose prompt is over: from there on the keeper looks after the next one's."""
-        await over.wait()
-        while True:
-            await asyncio.sleep(self._settings.heartbeat_s)
-            try:
-                await self._store.renew(job)
-            except LeaseLost:
-                return lost.set()
-            except QueueUnavailable as error:
-                log.debug("renewing %s: %s", job.task_id, error)
 
     async def _stop(self, job: JobRecord, stop: StartStopped) -> None:
         """End a start as an operator wishes; nothing of it counts as an attempt."""
@@ -269,7 +251,7 @@ class Worker:
             verdict = self._judge(job, FailureKind.MAY_PASS)
             failure = settlement(job, verdict, sentence, str(FailureKind.MAY_PASS), self._identity.name)
             seconds = limit_s + settings.interrupt_s + FUSE_S
-            self._keeper.fuse(seconds, failure, sentence, end_us=settings.exit_when_unhealthy)
+            self._keeper.fuse(job, seconds, failure, sentence, end_us=settings.exit_when_unhealthy)
 
         limits = Limits(limit_s, settings.silence_s, settings.interrupt_s)
         return Watchdog(limits, light_the_fuse, self._health.latch)
@@ -321,7 +303,7 @@ class Worker:
             except PromptFailed as error:
                 raise self._files.about_room(error) or error from error
             finally:
-                self._keeper.defuse()
+                self._keeper.defuse(job)
             over.set()
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced = self._produced(outcome, prompt.template)

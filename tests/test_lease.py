@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.errors import QueueUnavailable
+from comfyui_sonic.queue_bridge.errors import LeaseLost, QueueUnavailable
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
 from comfyui_sonic.queue_bridge.lease import LeaseKeeper
 from comfyui_sonic.queue_bridge.presence import Identity
@@ -72,6 +72,33 @@ async def test_a_lease_outlives_an_event_loop_that_is_blocked(settings: Settings
     time.sleep(2.5)  # two and a half leases without the loop
     assert not lost.is_set()
     await store.complete(job, {})
+    await store.close()
+
+
+async def test_every_job_that_is_held_keeps_its_lease_and_only_what_is_lost_is_lost(
+    settings: Settings, keepers: Keepers
+) -> None:
+    me, store = Identity("a"), Store(connect(settings.url), settings)
+    keeper = keepers(settings, me)
+    running, published, dropped = [await claimed_by(me, store) for _ in range(3)]
+    lost: list[str] = []
+    for job in (running, published, dropped):
+        keeper.hold(job, lambda job=job: lost.append(job.task_id))  # type: ignore[misc]
+    time.sleep(1.5)
+    keeper.drop(dropped)
+    time.sleep(1.5)  # without the loop, too
+    await store.tend()
+    await store.complete(running, {})
+    keeper.drop(running)
+    assert lost == []
+    with pytest.raises(LeaseLost):
+        await store.renew(dropped)
+    await store.renew(published)
+    keeper.leave()
+    await store.tend()
+    view = QueueView(store.client, store.keys, settings.url)
+    record = await view.job(published.task_id)
+    assert record and record.state is State.QUEUED
     await store.close()
 
 
@@ -207,7 +234,7 @@ async def main():
     elif command[0] == "fuse":
         verdict = Verdict(State.RETRYING, "failed, may pass", 60.0, counter="failures")
         failure = settlement(job, verdict, "x", "may pass", "")
-        keeper.fuse(1.0, failure, "A node let nothing else run.", end_us=True)
+        keeper.fuse(job, 1.0, failure, "A node let nothing else run.", end_us=True)
         await asyncio.sleep(0.5)
         ctypes.PyDLL(None).sleep(60)
     elif command[0] == "exec":  # as ComfyUI-Manager starts ComfyUI anew
