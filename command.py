@@ -1,4 +1,4 @@
-"""The command ``sonic-queue`` of an installation: the queue's commands, and those for the files of Sonic."""
+"""The command ``sonic-queue`` of an installation: the queue, the files of Sonic, and checks of finished videos."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from .queue_bridge import cli
+from .sonic.check_command import add_check_command
 from .sonic.errors import SonicError
 from .sonic.model_commands import add_model_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, as `queue_bridge.cli` describes it."""
-    return cli.main(argv, (add_model_commands,), (SonicError,))
+    return cli.main(argv, (add_model_commands, add_check_command), (SonicError,))
 
 
 if __name__ == "__main__":
