@@ -28,6 +28,7 @@ from .old_results import OldResults
 from .presence import Identity
 from .prompt_events import PromptRunner, SavedFile
 from .prompt_queue import PromptQueueRunner
+from .quality_gate import Measure
 from .redis_connection import connect, safe_url
 from .store import Store
 from .templates import SHIPPED, load_templates
@@ -40,10 +41,11 @@ log = logging.getLogger("sonic.attach")
 LARGEST_TIER_BYTES = 7.5 * 2**30  # a card sold as 8 GB serves the largest tier
 
 
-def attach(engines: Callable[[], Sequence[str]], checks: Checks) -> None:
+def attach(engines: Callable[[], Sequence[str]], checks: Checks, measure: Measure) -> None:
     """Start the bridge with the server when it is configured.
 
-    engines: those that can run here, asked at start. checks: how the files of a waiting job are tried.
+    engines: those that can run here, asked at start. checks: how the files of a waiting job are tried. measure: how good
+    a finished video is.
     """
     try:
         settings = load_settings()
@@ -58,7 +60,7 @@ def attach(engines: Callable[[], Sequence[str]], checks: Checks) -> None:
 
     async def start(_application: object) -> None:
         try:
-            await _start(server, settings, engines(), checks)
+            await _start(server, settings, engines(), checks, measure)
         except BridgeError as error:
             log.warning("The queue bridge is off. %s", error)
         except Exception:
@@ -67,7 +69,7 @@ def attach(engines: Callable[[], Sequence[str]], checks: Checks) -> None:
     server.app.on_startup.append(start)
 
 
-async def _start(server: Any, settings: Settings, engines: Sequence[str], checks: Checks) -> None:
+async def _start(server: Any, settings: Settings, engines: Sequence[str], checks: Checks, measure: Measure) -> None:
     folder_paths = importlib.import_module("folder_paths")
     arguments = importlib.import_module("comfy.cli_args").args
     devices = importlib.import_module("comfy.model_management")
@@ -105,6 +107,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
         leaving,
         checks,
         health,
+        measure,
     )
     log.info("queue bridge: instance '%s', queue '%s' at %s", identity.name, settings.queue, safe_url(settings.url))
     keeper.start()

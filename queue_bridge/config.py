@@ -22,6 +22,7 @@ from .tiers import TIERS
 
 ENVIRONMENT = "SONIC_QUEUE_"
 CONFIG_FILE = "SONIC_QUEUE_CONFIG"
+QUALITIES = ("sonic", "all", "off")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -66,6 +67,8 @@ class Settings:
     silence_s: float = _setting(1200.0, "a prompt without progress for so long hangs; 0: never", low=0, high=604800)
     interrupt_s: float = _setting(30.0, "an interrupted prompt has so long to end", low=1, high=3600)
     exit_when_unhealthy: bool = _setting(True, "a server that can run nothing any more ends itself")
+    quality: str = _setting("sonic", "whose finished videos are measured: sonic, all (draft's, too) or off")
+    quality_gate: bool = _setting(True, "a measured video that falls short is made once more, with another seed")
     durable: bool = _setting(False, "a queue's server that is started here waits for the disk before it answers")
 
     @property
@@ -177,6 +180,8 @@ def _check(settings: Settings, places: Mapping[str, str]) -> None:
             raise wrong(name, f"'{text}' is no name: letters, digits, dots, dashes and underscores.")
     if settings.heartbeat_s > settings.lease_s / 3:
         raise wrong("heartbeat_s", f"{settings.heartbeat_s:g} is more than a third of lease_s ({settings.lease_s:g}).")
+    if settings.quality not in QUALITIES:
+        raise wrong("quality", f"'{settings.quality}' is not one of {', '.join(QUALITIES)}.")
     for tier in set(settings.tiers) - set(TIERS):
         raise wrong("tiers", f"{tier} is not one of {', '.join(map(str, TIERS))}.")
     folders = [("roots", one) for one in settings.roots] + [("templates", one) for one in settings.templates]

@@ -18,6 +18,7 @@ BridgeError
 ├── PromptOverdue         the prompt took too long, or said nothing for too long, and was interrupted
 │   └── PromptStuck       and did not end then: this ComfyUI can run nothing any more
 ├── PromptWithdrawn       a prompt that had not begun was taken back, for a job that goes first
+├── BelowQuality          the video was made, but is not good enough; another seed may be
 └── PairingError          what was handed in cannot be read at all
     ├── ManifestError     a line of a CSV or JSONL manifest is wrong
     └── ArchiveError      a ZIP is damaged, not safe to unpack, or there is no room for it
@@ -87,6 +88,10 @@ class StartStopped(BridgeError):
 
 class InstanceError(BridgeError):
     """Raised when a ComfyUI server cannot be started, does not answer, or has ended."""
+
+
+class BelowQuality(BridgeError):
+    """Raised when a video is whole but not good enough, and another seed has not been tried yet."""
 
 
 class PromptRejected(BridgeError):

@@ -161,7 +161,7 @@ def _history(value: str | list[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]
 class JobRecord:
     """What the queue knows of a job. Times are seconds since 1970; percent is 0..100 and never goes back.
 
-    attempt: starts so far. failures, crashes, degradations, device_faults: what its budgets have been used for.
+    attempt: starts so far. failures, crashes, degradations, device_faults, redraws: what its budgets have been used for.
     history: one entry for each start that did not complete. result: what the completed start reported.
     cancelling: it runs, and its owner is to end it.
     """
@@ -177,6 +177,7 @@ class JobRecord:
     crashes: int
     degradations: int
     device_faults: int
+    redraws: int
     percent: float
     stage: str
     seconds_left: float | None
@@ -217,6 +218,7 @@ class JobRecord:
             crashes=0,
             degradations=0,
             device_faults=0,
+            redraws=0,
             percent=0.0,
             stage="",
             seconds_left=None,
@@ -266,6 +268,7 @@ class JobRecord:
             crashes=int(known.get("crashes", 0)),
             degradations=int(known.get("degradations", 0)),
             device_faults=int(known.get("device_faults", 0)),
+            redraws=int(known.get("redraws", 0)),
             percent=100.0 if state is State.COMPLETED else float(known.get("percent", 0)),
             stage=known.get("stage", ""),
             seconds_left=float(known["seconds_left"]) if known.get("seconds_left") else None,
@@ -299,6 +302,7 @@ class JobRecord:
             "crashes": self.crashes,
             "degradations": self.degradations,
             "device_faults": self.device_faults,
+            "redraws": self.redraws,
             "history": list(self.history),
             "attempt": self.attempt if result.get("attempt") != self.attempt else 0,
             "result": dict(result),

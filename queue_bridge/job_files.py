@@ -20,6 +20,7 @@ from urllib.request import url2pathname
 
 from .errors import BadJob, FileUnreachable, JobError, PromptFailed
 from .job import JobSpec
+from .quality_gate import report_beside
 
 FOLDER = "sonic"  # below ComfyUI's input and output folders
 # The disk is full, a quota is used up, or a file may not become larger.
@@ -183,6 +184,7 @@ class JobFiles:
             if (now.st_ino, now.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):  # replaced while it was read
                 return "not ours"
             path.unlink()
+            report_beside(path).unlink(missing_ok=True)
         except OSError:
             return "out of reach"
         return "removed"

@@ -11,6 +11,8 @@ from .prompt_events import Graph
 from .templates import Template, template_named
 from .tiers import tier_of_lane
 
+SEED, SEEDS = "seed", 2**64
+
 
 @dataclass(frozen=True)
 class JobPrompt:
@@ -31,5 +33,8 @@ def prompt_of(job: JobRecord, templates: Mapping[str, Template]) -> JobPrompt:
     config = dict(job.spec.config)
     if "resolution" in template.parameters and job.degradations:
         config["resolution"] = tier_of_lane(job.lane)
+    if SEED in template.parameters and job.redraws:
+        asked = config.get(SEED, template.parameters[SEED].default)
+        config[SEED] = (int(asked) + job.redraws) % SEEDS
     values, warnings = template.check(config)
     return JobPrompt(template, config, values, tuple(warnings))

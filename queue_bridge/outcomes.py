@@ -54,6 +54,7 @@ def _row(tracked: Tracked, record: JobRecord | None) -> Row:
     result = record.result or {}
     report = result.get("report", {})
     notes = [record.error] if record.error else [*result.get("warnings", ()), *report.get("notes", ())]
+    notes += (result.get("quality") or {}).get("falls_short") or []
     if result.get("degraded"):
         notes.append(f"Made at {result['resolution']} pixels, since the card's memory did not suffice for more.")
     return Row(

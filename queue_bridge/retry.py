@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .errors import BridgeError, JobError, PromptFailed, PromptRejected
+from .errors import BelowQuality, BridgeError, JobError, PromptFailed, PromptRejected
 from .states import State
 from .tiers import lower_tier
 
@@ -24,11 +24,13 @@ DEVICE_FAULTS_MAX = 3  # a job that has broken so many cards is not given a furt
 
 
 class FailureKind(StrEnum):
-    """BAD_INPUT: the caller's. OUT_OF_MEMORY: of the card. DEVICE_FAULT: the card's. MAY_PASS: everything else."""
+    """BAD_INPUT: the caller's. OUT_OF_MEMORY: of the card. DEVICE_FAULT: the card's. BELOW_QUALITY: made, but not good
+    enough. MAY_PASS: everything else."""
 
     BAD_INPUT = "bad input"
     OUT_OF_MEMORY = "out of memory"
     DEVICE_FAULT = "device fault"
+    BELOW_QUALITY = "below quality"
     MAY_PASS = "may pass"
 
 
@@ -68,6 +70,8 @@ def kind_of(error: BaseException) -> FailureKind:
     """Which kind of failure an error is."""
     if isinstance(error, JobError):
         return FailureKind.BAD_INPUT
+    if isinstance(error, BelowQuality):
+        return FailureKind.BELOW_QUALITY
     if isinstance(error, PromptRejected | PromptFailed) and error.bad_input:
         return FailureKind.BAD_INPUT
     if isinstance(error, PromptFailed) and (
@@ -101,6 +105,8 @@ def judge(kind: FailureKind, *, failures: int, tier: int, policy: RetryPolicy, d
         if device_faults + 1 < DEVICE_FAULTS_MAX:
             return Verdict(State.QUEUED, "device fault", counter="device_faults")
         return Verdict(State.FAILED, "device fault too often", dead_letter=True, counter="device_faults")
+    if kind is FailureKind.BELOW_QUALITY:
+        return Verdict(State.QUEUED, "another seed", counter="redraws")
     if failures < policy.retries:
         delay_s = policy.delay_s(failures + 1)
         return Verdict(State.RETRYING, "failed, may pass", delay_s=delay_s, counter="failures")

@@ -36,7 +36,7 @@ TRANSITIONS: Mapping[tuple[State, State], tuple[str, ...]] = MappingProxyType(
         (State.RUNNING, State.RETRYING): ("failed, may pass",),
         (State.RETRYING, State.QUEUED): ("due",),
         (State.RUNNING, State.QUEUED): (
-            *("instance died", "given back", "drained", "lower resolution", "device fault"),
+            *("instance died", "given back", "drained", "lower resolution", "device fault", "another seed"),
         ),
         (State.FAILED, State.QUEUED): ("retried by hand",),
         (State.CANCELLED, State.QUEUED): ("retried by hand",),

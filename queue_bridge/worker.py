@@ -26,10 +26,11 @@ from .health import Health
 from .job import JobRecord
 from .job_files import JobFiles
 from .job_progress import WAITING, JobProgress, Report
-from .job_prompt import prompt_of
+from .job_prompt import SEED, JobPrompt, prompt_of
 from .lease import LeaseKeeper
 from .presence import Identity
 from .prompt_events import Progress, PromptResult, PromptRunner, SavedFile
+from .quality_gate import Measure, is_measured, measured, pass_or_raise, write_report
 from .retry import FailureKind, Verdict, judge, kind_of, sentence_of
 from .sound_length import sound_length_s
 from .states import State
@@ -54,6 +55,7 @@ class Worker:
 
     path_of: where a file that a prompt saved lies. lanes: what this instance can serve. leaving: when to stop.
     checks: see Ahead. health: shared with whoever ends the process when it can run nothing any more.
+    measure: how good a finished video is; None where nothing can be measured.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Worker:
         leaving: Leaving,
         checks: Checks,
         health: Health | None = None,
+        measure: Measure | None = None,
     ) -> None:
         self._store = store
         self._keeper = keeper
@@ -79,6 +82,7 @@ class Worker:
         self._lanes = tuple(lanes)
         self._path_of = path_of
         self._health = health or Health()
+        self._measure = measure
         self._ahead = Ahead(store, identity, files, templates, runner, lanes, checks)
         self._waits = False  # whether its prompt has not begun yet
         self._finishing: asyncio.Task[None] | None = None
@@ -259,8 +263,7 @@ class Worker:
     async def _make(self, job: JobRecord, started: float, over: asyncio.Event) -> dict[str, Any]:
         """Everything between claim and commit; returns the result that is to be committed."""
         if job.staged is not None:  # by an earlier start, which died before it could say that it was done
-            published: bool = await asyncio.to_thread(self._files.publish, job.staged)
-            if published:
+            if await asyncio.to_thread(self._deliver, job.staged):
                 return dict(job.staged["result"])
             await self._persist(lambda: self._store.unstage(job))
         prompt = prompt_of(job, self._templates)
@@ -307,6 +310,7 @@ class Worker:
             over.set()
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced = self._produced(outcome, prompt.template)
+            quality = await self._quality_of(produced, outcome, job, prompt)
             laying = asyncio.create_task(asyncio.to_thread(self._files.stage, produced, job.spec, job.token))
             laid = await self._unless_in_vain(job, laying, asyncio.shield(laying))
         finally:
@@ -323,11 +327,33 @@ class Worker:
             "degraded": bool(job.degradations),
             "report": outcome.report("sonic"),
         }
-        choice = self._persist(lambda: self._store.stage(job, {**laid, "result": result}))
-        await self._unless_in_vain(job, laying, choice)
-        if not await asyncio.to_thread(self._files.publish, laid):
+        if quality:
+            result["quality"] = quality
+        laid |= {"result": result}
+        await self._unless_in_vain(job, laying, self._persist(lambda: self._store.stage(job, laid)))
+        if not await asyncio.to_thread(self._deliver, laid):
             raise BridgeError(f"The video of job {job.task_id} vanished from '{laid['staged']}' before its renaming.")
         return result
+
+    async def _quality_of(
+        self, produced: Path, outcome: PromptResult, job: JobRecord, prompt: JobPrompt
+    ) -> dict[str, Any]:
+        """What is measured of a finished video, beside the next prompt; raises BelowQuality when another is to be made."""
+        engine = str(outcome.report("sonic").get("engine", ""))
+        if not self._measure or not is_measured(self._settings.quality, engine):
+            return {}
+        quality = await asyncio.to_thread(measured, self._measure, produced)
+        if self._settings.quality_gate and SEED in prompt.template.parameters:
+            pass_or_raise(quality, job.redraws)
+        return quality
+
+    def _deliver(self, laid: Mapping[str, Any]) -> bool:
+        """Put a chosen video into its place, and what was measured of it beside it; False when it is nowhere."""
+        published = self._files.publish(laid)
+        quality = laid.get("result", {}).get("quality")
+        if published and quality:
+            write_report(Path(laid["place"]), quality)
+        return published
 
     async def _unless_in_vain(self, job: JobRecord, laying: asyncio.Task[Any], step: Awaitable[Any]) -> Any:
         """One step between laying a video beside its place and its being chosen.

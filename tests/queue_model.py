@@ -34,6 +34,7 @@ class ModelJob:
     crashes: int = 0
     degradations: int = 0
     device_faults: int = 0
+    redraws: int = 0
     percent: float = 0.0
     stage: str = ""
     owner: str = ""
@@ -282,7 +283,7 @@ class QueueModel:
         self.totals[job.state] -= 1
         if job.batch:
             self.batches[job.batch][job.state] -= 1
-        job.failures = job.crashes = job.degradations = job.device_faults = 0
+        job.failures = job.crashes = job.degradations = job.device_faults = job.redraws = 0
         job.percent, job.dead, job.stage = 0.0, False, ""
         job.lane, job.first_lane = job.first_lane or job.lane, ""
         self._let_go(job)

@@ -30,7 +30,19 @@ WORKERS = ("a", "b", "c")
 JOBS_MAX = 6  # few, so that much happens to each
 LANES = tuple(str(tier) for tier in TIERS)
 COMPARED = (
-    *("state", "lane", "token", "attempt", "failures", "crashes", "degradations", "device_faults", "percent", "owner"),
+    *(
+        "state",
+        "lane",
+        "token",
+        "attempt",
+        "failures",
+        "crashes",
+        "degradations",
+        "device_faults",
+        "redraws",
+        "percent",
+    ),
+    "owner",
     "cancelling",
 )
 
@@ -263,6 +275,11 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     def break_the_card(self, pick: int) -> None:
         self.settle(self.start_at(pick), Verdict(State.QUEUED, "device fault", counter="device_faults"))
+
+    @precondition(lambda self: self.starts)
+    @rule(pick=picks)
+    def fall_short(self, pick: int) -> None:
+        self.settle(self.start_at(pick), Verdict(State.QUEUED, "another seed", counter="redraws"))
 
     @precondition(lambda self: self.starts)
     @rule(pick=picks)

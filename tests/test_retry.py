@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from comfyui_sonic.queue_bridge.errors import (
     BadJob,
+    BelowQuality,
     FileUnreachable,
     PromptFailed,
     PromptOverdue,
@@ -78,6 +79,12 @@ def test_a_device_fault_uses_up_no_retry_and_the_third_card_is_the_last() -> Non
     assert [verdict.state for verdict in verdicts] == [State.QUEUED, State.QUEUED, State.FAILED]
     assert {verdict.counter for verdict in verdicts} == {"device_faults"}
     assert verdicts[2].dead_letter
+
+
+def test_a_video_that_falls_short_comes_back_at_once_for_another_seed_and_uses_up_no_retry() -> None:
+    kind = kind_of(BelowQuality("It flickers."))
+    verdict = judge(kind, failures=3, tier=512, policy=POLICY)
+    assert (verdict.state, verdict.delay_s, verdict.counter) == (State.QUEUED, 0.0, "redraws")
 
 
 @given(retry=st.integers(1, 20), draw=st.floats(0, 1))

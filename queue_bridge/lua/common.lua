@@ -17,7 +17,7 @@ local STATES = { queued = 1, running = 1, retrying = 1, completed = 1, failed = 
 local NEXT = {  -- what a running job may become
   completed = true, failed = true, cancelled = true, retrying = true, queued = true,
 }
-local NUMBERS = { 'place', 'token', 'attempt', 'failures', 'crashes', 'degradations', 'device_faults', 'percent' }
+local NUMBERS = { 'place', 'token', 'attempt', 'failures', 'crashes', 'degradations', 'device_faults', 'redraws', 'percent' }
 
 local function integer(number) return string.format('%.0f', number) end
 

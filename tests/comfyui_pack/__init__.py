@@ -12,7 +12,7 @@ import comfy.utils
 import folder_paths
 from server import PromptServer
 
-from . import marked_video
+from . import marked_video, rated_video
 
 
 class SaveAfterFailures:
@@ -204,4 +204,4 @@ NODE_CLASS_MAPPINGS = {
     "TEST_Misbehave": Misbehave,
     "TEST_Marks": Marks,
 }
-NODE_CLASS_MAPPINGS |= marked_video.NODE_CLASS_MAPPINGS
+NODE_CLASS_MAPPINGS |= marked_video.NODE_CLASS_MAPPINGS | rated_video.NODE_CLASS_MAPPINGS
