@@ -44,8 +44,8 @@ LARGEST_TIER_BYTES = 7.5 * 2**30  # a card sold as 8 GB serves the largest tier
 def attach(engines: Callable[[], Sequence[str]], checks: Checks, measure: Measure) -> None:
     """Start the bridge with the server when it is configured.
 
-    engines: those that can run here, asked at start. checks: how the files of a waiting job are tried. measure: how good
-    a finished video is.
+    engines: those that can run here, asked at start. checks: how the files of a waiting job are tried. measure: how
+    good a finished video is.
     """
     try:
         settings = load_settings()

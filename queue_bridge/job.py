@@ -161,7 +161,7 @@ def _history(value: str | list[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]
 class JobRecord:
     """What the queue knows of a job. Times are seconds since 1970; percent is 0..100 and never goes back.
 
-    attempt: starts so far. failures, crashes, degradations, device_faults, redraws: what its budgets have been used for.
+    attempt: starts so far. failures, crashes, degradations, device_faults, redraws: what its budgets were used for.
     history: one entry for each start that did not complete. result: what the completed start reported.
     cancelling: it runs, and its owner is to end it.
     """

@@ -338,7 +338,7 @@ class Worker:
     async def _quality_of(
         self, produced: Path, outcome: PromptResult, job: JobRecord, prompt: JobPrompt
     ) -> dict[str, Any]:
-        """What is measured of a finished video, beside the next prompt; raises BelowQuality when another is to be made."""
+        """What is measured of a finished video, beside the next prompt. Raises BelowQuality for another seed."""
         engine = str(outcome.report("sonic").get("engine", ""))
         if not self._measure or not is_measured(self._settings.quality, engine):
             return {}

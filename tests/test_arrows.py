@@ -101,7 +101,7 @@ BRIDGE_CORE = [
         "prompt_events",
         "prompt_queue",
     ),
-    *("job_prompt", "local_turns"),
+    *("job_prompt", "local_turns", "quality_gate"),
     *("retry", "scripts", "states", "templates", "tiers", "orders", "manifest", "archive", "pairing", "watch_folder"),
 ]
 
