@@ -5,6 +5,7 @@ SonicError
 │   ├── BadPortrait     the picture cannot be read or used
 │   │   └── NoFace      the picture is fine, but no face was found in it
 │   ├── BadSound        the sound cannot be read, is empty, too short or silent
+│   ├── BadVideo        the video cannot be read, or holds no pictures
 │   └── BadSetting      a number or a name is outside what is allowed
 ├── MissingWeights      an engine was asked for whose files are not there
 ├── BadWeights          a weight file cannot be read, or holds another network than it should
@@ -38,6 +39,10 @@ class NoFace(BadPortrait):
 
 class BadSound(BadInput):
     """Raised when a sound cannot be read, is empty, too short or silent."""
+
+
+class BadVideo(BadInput):
+    """Raised when a video cannot be read, or holds no pictures."""
 
 
 class BadSetting(BadInput):
