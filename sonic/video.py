@@ -66,8 +66,7 @@ def write_mp4(
         av.open(str(part), "w", format="mp4", options={"movflags": MOVFLAGS}) as container,
     ):
         container.metadata.update(metadata)
-        written = _encode(container, frames, fps, sound, on_frame, output)
-    return written
+        return _encode(container, frames, fps, sound, on_frame, output)
 
 
 @contextmanager

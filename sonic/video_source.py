@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 
 from .audio import read_sound
 from .errors import BadVideo
 from .frames import Frame
 from .prepared import Sound
-
 
 # What the container says of itself; another file says its own.
 OF_THE_CONTAINER = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder"})
@@ -41,8 +41,7 @@ class VideoFile:
         try:
             with av.open(str(self.path), metadata_errors="replace") as container:
                 for frame in container.decode(video=0):
-                    pixels: Frame = frame.to_ndarray(format="rgb24")
-                    yield pixels
+                    yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
         except av.FFmpegError as error:
             raise BadVideo(f"The video '{self.path.name}' cannot be read to its end; make or copy it again.") from error
 
