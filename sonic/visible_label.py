@@ -25,6 +25,7 @@ LEAST_SIZE = 5.0  # per cent of the shorter side, by the same
 LONGEST_TEXT = 40
 PLATE = (0, 0, 0, 166)  # two thirds black: white letters keep a contrast of 7 to 1 on white
 INK = (255, 255, 255, 255)
+FLAT = 0.6  # of the size: what is lower is flat by nature
 NO_CHARACTER = "\U0010ffff"  # in no font
 
 
@@ -99,11 +100,10 @@ def _ink(font: ImageFont.FreeTypeFont, text: str) -> float:
 
 
 def _letter_height(font: ImageFont.FreeTypeFont, text: str) -> float:
-    """Height of the letters as a person sees it: of Chinese ones or capitals, whichever are lower; else of all."""
-    ideographs = [letter for letter in text if letter.isalpha() and ord(letter) >= 0x2E80]
-    capitals = [letter for letter in text if ord(letter) < 0x2E80 and (letter.isupper() or letter.isdigit())]
-    groups = [group for group in (ideographs, capitals) if group] or [[letter for letter in text if letter.strip()]]
-    return min(max(_ink(font, letter) for letter in group) for group in groups)
+    """Height of the lowest of the capitals and ideographs, such as A and 人 but not 一; without any, of the highest."""
+    heights = [_ink(font, letter) for letter in text if not letter.isspace()]
+    upright = [_ink(font, letter) for letter in text if letter.isalnum() and not letter.islower()]
+    return min((height for height in upright if height >= FLAT * font.size), default=max(heights))
 
 
 class _Stamp:
