@@ -341,6 +341,8 @@ class Worker:
             "degraded": bool(job.degradations),
             "report": outcome.report("sonic"),
         }
+        if job.spec.consent_id:
+            result["consent_id"] = job.spec.consent_id
         choice = self._persist(lambda: self._store.stage(job, {**laid, "result": result}))
         await self._unless_in_vain(job, laying, choice)
         if not await asyncio.to_thread(self._files.publish, laid):
