@@ -47,8 +47,8 @@ class VisibleLabel:
             raise BadSetting("mark_text", f"takes 1 to {LONGEST_TEXT} characters.")
         if any(unicodedata.category(letter).startswith("C") for letter in self.text):
             raise BadSetting("mark_text", "holds a character that cannot be seen; leave it out.")
-        if self.seconds and not self.seconds >= LEAST_SECONDS:
-            raise BadSetting("mark_seconds", f"{self.seconds:g} is less than {LEAST_SECONDS:g}; 0 is the whole clip.")
+        if self.seconds and not LEAST_SECONDS <= self.seconds < math.inf:
+            raise BadSetting("mark_seconds", f"{self.seconds:g} is not {LEAST_SECONDS:g} or more; 0 is the whole clip.")
         if not LEAST_SIZE <= self.size <= 25:
             raise BadSetting("mark_size", f"{self.size:g} is outside {LEAST_SIZE:g} to 25 per cent.")
         if self.corner not in CORNERS:

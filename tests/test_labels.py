@@ -173,8 +173,9 @@ def test_another_font_is_taken_and_what_is_no_font_refused(tmp_path: Path) -> No
     [
         ({"text": " "}, "mark_text: takes 1 to 40 characters."),
         ({"text": "A\nI"}, "mark_text: holds a character that cannot be seen"),
-        ({"seconds": 1.9}, "mark_seconds: 1.9 is less than 2; 0 is the whole clip."),
-        ({"seconds": float("nan")}, "mark_seconds: nan is less than 2"),
+        ({"seconds": 1.9}, "mark_seconds: 1.9 is not 2 or more; 0 is the whole clip."),
+        ({"seconds": float("nan")}, "mark_seconds: nan is not 2 or more"),
+        ({"seconds": float("inf")}, "mark_seconds: inf is not 2 or more"),
         ({"size": 4.9}, "mark_size: 4.9 is outside 5 to 25"),
         ({"corner": "middle"}, "mark_corner: 'middle' is none of top left"),
     ],
