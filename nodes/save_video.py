@@ -18,6 +18,7 @@ from comfy_api.latest import InputImpl, io, ui
 from ..sonic.content_credentials import check_signing, sign_mp4
 from ..sonic.errors import BadInput, BadSetting, BadVideo, CannotWrite
 from ..sonic.frames import Frame
+from ..sonic.labels import KEY as MARK
 from ..sonic.labels import aigc_mark, check_producer
 from ..sonic.prepared import Sound
 from ..sonic.video import Seal, copy_mp4, no_seal, write_mp4
@@ -295,7 +296,7 @@ def _asked_for(prompt: Any, workflow: Mapping[str, Any] | None) -> dict[str, str
     if args.disable_metadata:
         return {}
     found = {**(workflow or {}), **({"prompt": prompt} if prompt is not None else {})}
-    return {key: _text(value) for key, value in found.items()}
+    return {key: _text(value) for key, value in found.items() if key != MARK}  # a prompt does not rewrite it
 
 
 def _text(value: Any) -> str:

@@ -76,12 +76,14 @@ async def test_a_video_that_needs_no_change_is_copied_and_keeps_its_number(serve
         "class_type": "SaveVideo",
         "inputs": {"video": ["speak", 3], "filename_prefix": unique("core"), "format": "auto", "codec": "auto"},
     }
-    outcome = await server.run(graph)
+    forged = {"AIGC": {"Label": "0"}, "workflow": {"nodes": []}}
+    outcome = await server.run(graph, extra={"extra_pnginfo": forged})
     assert outcome.error == ""
     (ours, our_words, _), (core, core_words, _) = seen(server.saved(outcome)), seen(server.saved(outcome, "core"))
     assert all(np.array_equal(a, b) for a, b in zip(ours, core, strict=True))
     our_mark, core_mark = json.loads(our_words["AIGC"]), json.loads(core_words["AIGC"])
-    assert our_mark["ProduceID"] == core_mark["ProduceID"]
+    assert our_mark["ProduceID"] == core_mark["ProduceID"] and our_mark["Label"] == core_mark["Label"] == "1"
+    assert json.loads(our_words["workflow"]) == json.loads(core_words["workflow"]) == {"nodes": []}
     assert (our_mark["ContentProducer"], core_mark["ContentProducer"]) == ("us", "Sonic for ComfyUI")
     assert json.loads(our_words["sonic"])["engine"] == json.loads(core_words["sonic"])["engine"] == "draft"
 
