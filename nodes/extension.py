@@ -10,6 +10,7 @@ from .load_model import Loader
 from .post_process import PostProcess
 from .pre_data import PreData, PreDataAlias
 from .sampling_parts import SAMPLING_PARTS
+from .save_video import SaveVideo
 
 
 class SonicExtension(ComfyExtension):
@@ -21,6 +22,7 @@ class SonicExtension(ComfyExtension):
             PreData,
             Inference,
             PostProcess,
+            SaveVideo,
             *SAMPLING_PARTS,
         ]
         return [*nodes, PreDataAlias, InferenceAlias]

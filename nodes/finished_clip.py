@@ -10,9 +10,11 @@ from comfy_api.latest import io
 
 from ..sonic.engine import EngineChoice
 from ..sonic.frames import FrameSource
+from ..sonic.labels import aigc_mark
 from ..sonic.prepared import PreparedData
 from ..sonic.video import write_mp4
 from .frame_tensor import FrameTensor
+from .marks import producer_or_set
 from .progress import FrameProgress, raise_if_interrupted
 from .rendered_video import RenderedVideo, new_temp_video
 from .sockets import audio_of
@@ -46,7 +48,10 @@ def finished(
         "notes": list(prepared.notes),
     }
     path = new_temp_video()
-    metadata = {"sonic": json.dumps({**report, "settings": dict(settings)}, ensure_ascii=False)}
+    metadata = {
+        "sonic": json.dumps({**report, "settings": dict(settings)}, ensure_ascii=False),
+        **aigc_mark(producer_or_set()),
+    }
     write_mp4(path, source.frames(), fps, prepared.sound, metadata, progress)
     return io.NodeOutput(
         FrameTensor(source, raise_if_interrupted),

@@ -13,6 +13,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import InputImpl, Types
 
+from ..sonic.labels import KEY as MARK
 from ..sonic.video import copy_mp4
 
 _MP4 = (Types.VideoContainer.AUTO, Types.VideoContainer.MP4)
@@ -44,7 +45,9 @@ class RenderedVideo(InputImpl.VideoFromFile):
     ) -> None:
         if isinstance(path, str | os.PathLike) and format in _MP4 and codec in _H264 and not others:
             texts = {
-                key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()
+                key: value if isinstance(value, str) else json.dumps(value)
+                for key, value in (metadata or {}).items()
+                if key != MARK  # whoever queues a prompt may name any key, but not that one anew
             }
             copy_mp4(self._path, Path(path), texts)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,13 @@ def picture_of(image: torch.Tensor) -> Frame:
             f"The image has the shape {tuple(image.shape)} where (pictures, height, width, channels) is needed."
         )
     return picture_from_floats(image[0].cpu().float().numpy())
+
+
+def frames_of(images: torch.Tensor) -> Iterator[Frame]:
+    """The pictures of an IMAGE [B, H, W, C], 0..1, one by one; a FrameTensor makes each as it is asked for."""
+    for image in images:
+        pixels = image[..., :3].float().mul(255.0).round_().clamp_(0, 255).byte().cpu().numpy()
+        yield np.ascontiguousarray(pixels if pixels.shape[2] == 3 else np.repeat(pixels[..., :1], 3, axis=2))
 
 
 def image_of(picture: Frame) -> torch.Tensor:

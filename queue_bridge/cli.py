@@ -25,7 +25,7 @@ from .config import Settings, load_settings
 from .console import JobsDisplay, console_for, print_json, print_table
 from .errors import BadJob, BridgeError, ConfigError
 from .follow import Follower
-from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value
+from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value, checked_consent_id
 from .operator_commands import add_operator_commands, cancel, dead, drain
 from .orders import read_orders
 from .outcomes import HEADS, as_json, every_job_completed, rows_of, summary
@@ -74,6 +74,7 @@ def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
     submit.add_argument("--resolution", type=int, help="short side of the videos in pixels")
     submit.add_argument("--engine", choices=["auto", "sonic", "draft"])
     submit.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the template")
+    submit.add_argument("--consent-id", default="", metavar="ID", help="where the consent of the people shown is found")
     submit.add_argument("--again", action="store_true", help="make even what is there")
     submit.add_argument("--no-wait", action="store_true", help="return when the jobs are in the queue")
     submit.add_argument("--watch", action="store_true", help="keep going as files arrive in the folder")
@@ -175,7 +176,14 @@ async def _with_queue(arguments: argparse.Namespace) -> int:
 
 
 async def _submit(arguments: argparse.Namespace, queue: Queue) -> int:
-    defaults = Defaults(_config(arguments), arguments.priority, arguments.workflow, _batch_id(), arguments.again)
+    defaults = Defaults(
+        _config(arguments),
+        arguments.priority,
+        arguments.workflow,
+        _batch_id(),
+        arguments.again,
+        checked_consent_id(arguments.consent_id),
+    )
     if arguments.watch:
         return await _submit_as_files_arrive(arguments, queue, defaults)
     console = console_for(sys.stderr if arguments.json else None)
@@ -314,6 +322,8 @@ def _print_job(record: JobRecord) -> None:
     console.print(f"{record.task_id}  {state}  {record.percent:.0f} %  {record.stage}".rstrip())
     for name, uri in (("image", record.spec.image), ("audio", record.spec.audio), ("output", record.spec.output)):
         console.print(f"  {name}: {uri}")
+    if record.spec.consent_id:
+        console.print(f"  consent: {record.spec.consent_id}")
     for entry in record.history:
         console.print(f"  attempt {entry['attempt']} on {entry['instance']}: {entry['kind']}: {entry['error']}")
     if record.error:

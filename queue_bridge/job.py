@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,10 +23,24 @@ PRIORITY_OF: Mapping[str, str] = MappingProxyType({name: priority for priority, 
 DEFAULT_TEMPLATE = "portrait_speaks"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 LARGEST_NUMBER = 2**64
+LONGEST_CONSENT_ID = 200
 SPEC_BYTES = 65_536  # of a job as JSON; lua/common.lua has the same limit. The longest real one is below 2 KB.
 # What a client may write; image_url and audio_url are other names of image and audio.
 FIELDS = frozenset(
-    {"task_id", "name", "image", "audio", "image_url", "audio_url", "config", "priority", "workflow", "output", "batch"}
+    {
+        "task_id",
+        "name",
+        "image",
+        "audio",
+        "image_url",
+        "audio_url",
+        "config",
+        "priority",
+        "workflow",
+        "output",
+        "batch",
+        "consent_id",
+    }
 )
 
 
@@ -40,6 +55,7 @@ class JobSpec:
 
     image, audio, output: URIs (``file:///...``). config: parameters of the template, checked by it.
     name: for people, such as the video's file name. batch: the id of what was submitted together, or ''.
+    consent_id: where the operator finds the consent of the person in the picture, or ''; nothing here looks into it.
     """
 
     task_id: str
@@ -51,6 +67,7 @@ class JobSpec:
     priority: Priority = "normal"
     workflow: str = DEFAULT_TEMPLATE
     batch: str = ""
+    consent_id: str = ""
 
     def to_json(self) -> str:
         return json.dumps({**self.__dict__, "config": dict(self.config)}, ensure_ascii=False, separators=(",", ":"))
@@ -58,7 +75,7 @@ class JobSpec:
     def asked(self) -> dict[str, Any]:
         """What is kept of it beside id, class and batch, which have fields of their own; without what is not said."""
         said = {"image": self.image, "audio": self.audio, "output": self.output, "name": self.name}
-        fields = {**said, "config": dict(self.config), "workflow": self.workflow}
+        fields = {**said, "config": dict(self.config), "workflow": self.workflow, "consent_id": self.consent_id}
         if self.workflow == DEFAULT_TEMPLATE:
             del fields["workflow"]
         return {name: value for name, value in fields.items() if value}
@@ -95,6 +112,7 @@ class JobSpec:
             priority="priority" if priority == "priority" else "normal",
             workflow=_text(fields, "workflow", DEFAULT_TEMPLATE),
             batch=_text(fields, "batch", ""),
+            consent_id=checked_consent_id(_text(fields, "consent_id", "")),
         )
         _check_size(len(spec.to_json().encode(errors="replace")))
         return spec
@@ -107,6 +125,13 @@ class JobSpec:
         if not isinstance(fields, dict):
             raise BadJob("job", "is no JSON object.")
         return cls.parse(fields)
+
+
+def checked_consent_id(text: str) -> str:
+    """The id itself. Raises BadJob for one that is too long or holds what cannot be seen."""
+    if len(text) > LONGEST_CONSENT_ID or any(unicodedata.category(letter).startswith("C") for letter in text):
+        raise BadJob("consent_id", f"takes up to {LONGEST_CONSENT_ID} characters, and no control characters.")
+    return text
 
 
 def _check_size(count: int) -> None:

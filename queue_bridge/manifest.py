@@ -8,6 +8,7 @@ that begin with ``#`` are passed over. Both are UTF-8, with or without a BOM. Th
 ``output``                    the video, a path that ends in ``.mp4``; without it, that of the recording
 ``priority``                  ``priority`` or ``normal``
 ``workflow``                  the name of a template
+``consent_id``                where the consent of the person in the picture is found; kept with the job
 everything else               a parameter; in JSONL also in an object ``config``. A CSV cell becomes an integer, a
                               float, a truth value (``true``, ``false``) or else a text; an empty cell is not given.
 
@@ -39,7 +40,7 @@ Scalar = int | float | str | bool
 SUFFIXES = frozenset({".csv", ".jsonl"})
 PRIORITIES = ("priority", "normal")
 MEDIA = {"image": ("picture", PICTURES), "audio": ("sound", SOUNDS)}
-FIELDS = frozenset({*MEDIA, *(f"{name}_url" for name in MEDIA), "output", "priority", "workflow"})
+FIELDS = frozenset({*MEDIA, *(f"{name}_url" for name in MEDIA), "output", "priority", "workflow", "consent_id"})
 DELIMITERS = ",;\t"
 MAX_BYTES = 64 << 20
 DRIVE = re.compile("[A-Za-z]:")
@@ -51,7 +52,8 @@ FLOAT = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9
 @dataclass(frozen=True)
 class Entry:
     """One line of a manifest. name: of the video, without ``.mp4``, with ``/`` between folders. portrait, voice: below
-    the manifest's folder, with its links resolved. config: parameters. template: the line's ``workflow``."""
+    the manifest's folder, with its links resolved. config: parameters. template: the line's ``workflow``. consent_id:
+    '' for none."""
 
     line: int
     name: str
@@ -60,6 +62,7 @@ class Entry:
     config: Mapping[str, Scalar]
     priority: str | None
     template: str | None
+    consent_id: str = ""
 
 
 class _BadLine(Exception):
@@ -309,7 +312,7 @@ def _entry(line: int, row: _Row, folder: _Folder) -> Entry:
     template = row.fields.get("workflow")
     if template is not None and not re.fullmatch(r"[\w-]+", template):
         raise _BadLine(f"{template!r} is no name of a workflow (letters, digits, '_' and '-')")
-    return Entry(line, name, portrait, voice, row.config, priority, template)
+    return Entry(line, name, portrait, voice, row.config, priority, template, row.fields.get("consent_id", ""))
 
 
 def _media(row: _Row, kind: str, folder: _Folder) -> Path:

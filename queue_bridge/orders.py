@@ -29,7 +29,8 @@ class Order:
 
     name: of the video, without ``.mp4``; with ``/`` between folders when a manifest says so. output: the MP4.
     config: parameters from a manifest, else empty. priority: ``priority``, ``normal`` or None for the submitter's
-    default. template: a manifest's ``workflow``. root: the folder in which portrait and voice lie.
+    default. template: a manifest's ``workflow``. root: the folder in which portrait and voice lie. consent_id: a
+    manifest's, or ''.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Order:
     priority: str | None
     template: str | None
     root: Path
+    consent_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def _orders(entries: Iterable[Entry], root: Path, output: Path | None) -> tuple[
             priority=entry.priority,
             template=entry.template,
             root=root,
+            consent_id=entry.consent_id,
         )
         for entry in entries
     )

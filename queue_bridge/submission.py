@@ -27,13 +27,14 @@ Found = Literal["made", "known", "restarted", "there"]
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for every order that says nothing else. again: make even what is there."""
+    """What holds for every order that says nothing else. again: make even what is there. consent_id: '' for none."""
 
     config: Mapping[str, Value] = field(default_factory=dict)
     priority: Priority = "normal"
     workflow: str = DEFAULT_TEMPLATE
     batch: str = ""
     again: bool = False
+    consent_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,20 +144,22 @@ def _check(order: Order, templates: Mapping[str, Template], defaults: Defaults, 
             "priority": order.priority or defaults.priority,
             "workflow": template.name,
             "batch": defaults.batch,
+            "consent_id": order.consent_id or defaults.consent_id,
         }
     )
     tier = tier_of(int(values.get("resolution", DEFAULT_RESOLUTION)))
-    key = _key(order, template.name, values, digests)
+    key = _key(order, template.name, values, spec.consent_id, digests)
     return _Checked(order, Submission(spec, tier, str(values.get("engine", "auto")), key), tuple(warnings))
 
 
-def _key(order: Order, template: str, values: Mapping[str, Any], digests: dict[Path, str]) -> str:
-    """The same for the same material, parameters and place of the video, whatever the files' dates are."""
+def _key(order: Order, template: str, values: Mapping[str, Any], consent_id: str, digests: dict[Path, str]) -> str:
+    """The same for the same material, parameters, place of the video and consent, whatever the files' dates are."""
     for path in (order.portrait, order.voice):
         if path not in digests:
             with path.open("rb") as file:
                 digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
     what = [digests[order.portrait], digests[order.voice], str(order.output), template, dict(values)]
+    what += [consent_id] if consent_id else []
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 

@@ -327,6 +327,8 @@ class Worker:
             "degraded": bool(job.degradations),
             "report": outcome.report("sonic"),
         }
+        if job.spec.consent_id:
+            result["consent_id"] = job.spec.consent_id
         if quality:
             result["quality"] = quality
         laid |= {"result": result}

@@ -5,7 +5,7 @@ SonicError
 │   ├── BadPortrait     the picture cannot be read or used
 │   │   └── NoFace      the picture is fine, but no face was found in it
 │   ├── BadSound        the sound cannot be read, is empty, too short or silent
-│   ├── BadVideo        a finished video cannot be read
+│   ├── BadVideo        the video cannot be read, or holds no pictures
 │   └── BadSetting      a number or a name is outside what is allowed
 ├── MissingWeights      an engine was asked for whose files are not there
 ├── BadWeights          a weight file cannot be read, or holds another network than it should
@@ -42,7 +42,7 @@ class BadSound(BadInput):
 
 
 class BadVideo(BadInput):
-    """Raised when a finished video cannot be read."""
+    """Raised when a video cannot be read, or holds no pictures."""
 
 
 class BadSetting(BadInput):

@@ -1,10 +1,11 @@
-"""Frames and sound stream into an MP4: H.264 and AAC, side by side, so that memory does not grow with the clip."""
+"""Frames and sound stream into an MP4, side by side, so that memory does not grow with the clip."""
 
 from __future__ import annotations
 
-import logging
+import errno
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -13,22 +14,34 @@ import av
 import numpy as np
 import soxr
 from av.container import OutputContainer
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from .errors import CannotWrite
 from .frames import Frame
 from .prepared import Sound
+from .video_codecs import ITU709, Output, encoder_of
 
-log = logging.getLogger("sonic.video")
-
-CRF = "18"  # the published quality
-PRESET = "fast"  # veryfast saves a third of the encoding time, but blurs the lips of a small face
-ITU709 = 1  # primaries, transfer and matrix have the same number in H.264's tables
 AAC_BITRATE = 192_000
 MOVFLAGS = (
     "use_metadata_tags+faststart"  # any metadata key is kept; the index comes first, so that players start at once
 )
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
+PLAIN = Output()
+ADVICE: Mapping[int, str] = MappingProxyType(
+    {
+        errno.ENOSPC: "; free some space on that disk",
+        errno.EDQUOT: "; free some space within your quota",
+        errno.EACCES: "; let the user that ComfyUI runs as write there",
+        errno.EPERM: "; let the user that ComfyUI runs as write there",
+        errno.EROFS: "; choose a folder that can be written to",
+    }
+)
+Seal = Callable[[Path], None]  # changes a whole file in its place, before it appears under its name
+
+
+def no_seal(path: Path) -> None:
+    """Leaves the file as it is."""
 
 
 def write_mp4(
@@ -38,24 +51,47 @@ def write_mp4(
     sound: Sound | None = None,
     metadata: Mapping[str, str] = NO_METADATA,
     on_frame: Callable[[int, Frame], None] | None = None,
+    output: Output = PLAIN,
+    seal: Seal = no_seal,
 ) -> int:
     """Writes ``frames`` ((H, W, 3) uint8 RGB, all of one size) and the whole ``sound`` to ``path``; returns how many.
 
     The sound is never cut; where the frames last longer it is followed by silence. An odd side grows by one repeated
-    row or column, as the format asks for even ones. ``on_frame(index, frame)`` is called after each frame; what it
-    raises ends the writing. The file appears only when it is whole. Raises CannotWrite.
+    row or column where the codec asks for even ones. ``on_frame(index, frame)`` is called after each frame; what it
+    raises ends the writing. The file appears only when it is whole and sealed. Raises CannotWrite, or BadSetting when
+    the codec's encoder is not there.
     """
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part")
+    with (
+        _whole_or_not_at_all(path, seal) as part,
+        av.open(str(part), "w", format="mp4", options={"movflags": MOVFLAGS}) as container,
+    ):
+        container.metadata.update(metadata)
+        return _encode(container, frames, fps, sound, on_frame, output)
+
+
+@contextmanager
+def _whole_or_not_at_all(target: Path, seal: Seal) -> Iterator[Path]:
+    """A path to write to, which takes the target's name at the end; after an error or an interrupt nothing is left."""
+    part = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with av.open(str(part), "w", format="mp4", options={"movflags": MOVFLAGS}) as container:
-            container.metadata.update(metadata)
-            written = _encode(container, frames, fps, sound, on_frame)
-        part.replace(path)
-    except av.FFmpegError as error:
-        raise CannotWrite(f"The video '{path}' cannot be written: {error.strerror}.") from error
-    finally:  # after an error or an interrupt of any kind nothing is left; after success there is nothing to remove
+        try:
+            yield part
+        except av.FFmpegError as error:
+            raise cannot_write(target, error) from error
+        seal(part)
+        try:
+            part.replace(target)
+        except OSError as error:
+            raise cannot_write(target, error) from error
+    finally:
         part.unlink(missing_ok=True)
-    return written
+
+
+def cannot_write(target: Path, error: OSError | av.FFmpegError) -> CannotWrite:
+    """The sentence about a file that the system refuses."""
+    return CannotWrite(
+        f"The video '{target}' cannot be written: {error.strerror or error}{ADVICE.get(error.errno or 0, '')}."
+    )
 
 
 def _encode(
@@ -64,24 +100,19 @@ def _encode(
     fps: float,
     sound: Sound | None,
     on_frame: Callable[[int, Frame], None] | None,
+    output: Output,
 ) -> int:
     rate = Fraction(fps).limit_denominator(1001)
     remaining = iter(frames)
     first = next(remaining, None)
     if first is None:
         raise CannotWrite("There is no frame to write.")
-    height, width = first.shape[0] + first.shape[0] % 2, first.shape[1] + first.shape[1] % 2
-
-    video = container.add_stream("libx264", rate=rate, options={"crf": CRF, "preset": PRESET})
-    video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-    context = video.codec_context
-    context.colorspace = context.color_primaries = context.color_trc = ITU709
+    video = _add_pictures(container, rate, first, output)
     track = None if sound is None else _SoundTrack(container, sound)
 
     count = 0
     for frame in _with_first(first, remaining):
-        picture = av.VideoFrame.from_ndarray(_even(frame), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+        picture = _picture(frame, output)
         picture.pts, picture.time_base = count, 1 / rate
         container.mux(video.encode(picture))
         count += 1
@@ -93,6 +124,34 @@ def _encode(
     if track is not None:
         track.finish(count / rate)
     return count
+
+
+def _add_pictures(container: OutputContainer, rate: Fraction, first: Frame, output: Output) -> VideoStream:
+    codec, encoder = output.codec, encoder_of(output.codec)
+    height, width = first.shape[:2]
+    if codec.is_subsampled:
+        height, width = height + height % 2, width + width % 2
+    if min(height, width) < codec.smallest:
+        raise CannotWrite(
+            f"{codec.name} takes pictures from {codec.smallest} pixels a side, and these have {width} x {height}; "
+            "choose h264."
+        )
+    video = container.add_stream(encoder.name, rate=rate, options={**encoder.options, "crf": str(output.crf)})
+    assert isinstance(video, VideoStream)
+    video.width, video.height, video.pix_fmt = width, height, codec.pix_fmt
+    context = video.codec_context
+    context.color_primaries = context.color_trc = ITU709
+    context.colorspace = codec.matrix
+    if codec.tag:
+        context.codec_tag = codec.tag
+    return video
+
+
+def _picture(frame: Frame, output: Output) -> av.VideoFrame:
+    if not output.codec.is_subsampled:
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    picture = av.VideoFrame.from_ndarray(_even(frame), format="rgb24")
+    return picture.reformat(format=output.codec.pix_fmt, dst_colorspace="ITU709")
 
 
 def _with_first(first: Frame, others: Iterator[Frame]) -> Iterator[Frame]:
@@ -163,29 +222,21 @@ class _SoundTrack:
         self._container.mux(self._stream.encode(frame))
 
 
-def copy_mp4(source: Path, target: Path, metadata: Mapping[str, str] = NO_METADATA) -> None:
+def copy_mp4(source: Path, target: Path, metadata: Mapping[str, str] = NO_METADATA, seal: Seal = no_seal) -> None:
     """Copies an MP4 packet by packet, adding ``metadata`` to its own; the pictures and the sound stay bit for bit.
 
-    The file appears only when it is whole. Raises CannotWrite.
+    The file appears only when it is whole and sealed. Raises CannotWrite.
     """
     if not source.is_file():
         raise CannotWrite(f"The video '{source}' is no longer there; make it again.")
-    part = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with (
-            av.open(str(source)) as old,
-            av.open(str(part), "w", format="mp4", options={"movflags": MOVFLAGS}) as new,
-        ):
-            new.metadata.update({**old.metadata, **metadata})
-            streams = {
-                stream: new.add_stream_from_template(stream) for stream in (*old.streams.video, *old.streams.audio)
-            }
-            for packet in old.demux(*streams):
-                if packet.dts is not None:  # the empty packet at the end of each stream
-                    packet.stream = streams[packet.stream]
-                    new.mux(packet)
-        part.replace(target)
-    except av.FFmpegError as error:
-        raise CannotWrite(f"The video '{target}' cannot be written: {error.strerror}.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        _whole_or_not_at_all(target, seal) as part,
+        av.open(str(source)) as old,
+        av.open(str(part), "w", format="mp4", options={"movflags": MOVFLAGS}) as new,
+    ):
+        new.metadata.update({**old.metadata, **metadata})
+        streams = {stream: new.add_stream_from_template(stream) for stream in (*old.streams.video, *old.streams.audio)}
+        for packet in old.demux(*streams):
+            if packet.dts is not None:  # the empty packet at the end of each stream
+                packet.stream = streams[packet.stream]
+                new.mux(packet)

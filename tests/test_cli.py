@@ -72,6 +72,21 @@ def test_other_parameters_are_another_job(run: Run, folder: Path) -> None:
     assert waiting == {"512": 6, "512-sonic": 2}
 
 
+def test_a_consent_id_is_kept_with_every_job_and_another_one_is_another_job(run: Run, folder: Path) -> None:
+    ids = set()
+    for setting in ((), ("--consent-id", "a 1"), ("--consent-id", "a 2"), ("--consent-id", "a 1")):
+        told = json.loads(run("submit", folder, "--no-wait", "--json", *setting).stdout)
+        assert {job["consent_id"] for job in told["jobs"]} == {setting[1] if setting else ""}
+        ids |= {job["task_id"] for job in told["jobs"]}
+    assert len(ids) == 6
+    assert "consent: a 2" in run("status", told_for(run, "a 2")).stdout
+
+
+def told_for(run: Run, consent_id: str) -> str:
+    jobs = json.loads(run("list", "--json").stdout)
+    return str(next(job["task_id"] for job in jobs if job["consent_id"] == consent_id))
+
+
 def test_a_video_that_is_newer_than_its_material_is_there_already_unless_asked_again(run: Run, folder: Path) -> None:
     (folder / "anna.mp4").write_bytes(b"made by hand")
     told = json.loads(run("submit", folder, "--no-wait", "--json").stdout)
@@ -99,6 +114,7 @@ def test_status_and_list_show_people_what_programs_get(run: Run, folder: Path) -
         (("watch", "tsk_unknown"), "id: there is no job 'tsk_unknown' in this queue"),
         (("submit", "{folder}/gone"), "{folder}/gone"),
         (("submit", "{folder}", "--set", "seed"), "--set: 'seed' is not NAME=VALUE."),
+        (("submit", "{folder}", "--consent-id", "x" * 201), "consent_id: takes up to 200 characters"),
         (("submit", "{empty}"), "source: there is nothing to make a video of in '{empty}'."),
     ],
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.errors import BadJob
-from comfyui_sonic.queue_bridge.job import JobSpec, new_job_id
+from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
 from comfyui_sonic.queue_bridge.tiers import lane_of, lanes_of, lower_tier, tier_of, tier_of_lane
 
 GOOD = {"image": "file:///a.png", "audio": "file:///a.wav", "output": "file:///a.mp4"}
@@ -16,6 +17,23 @@ def test_a_job_survives_its_json() -> None:
     config = {"seed": 0, "crop": "x", "on": True}
     spec = JobSpec.parse({**GOOD, "name": "声音", "config": config, "priority": "priority"})
     assert JobSpec.from_json(spec.to_json()) == spec
+
+
+def test_a_consent_id_is_kept_with_the_job_to_the_end_and_takes_no_room_where_there_is_none() -> None:
+    spec = JobSpec.parse({**GOOD, "consent_id": "档案 2026/118#3"})
+    assert JobSpec.from_json(spec.to_json()).consent_id == spec.consent_id == "档案 2026/118#3"
+    assert spec.asked()["consent_id"] == "档案 2026/118#3"
+    assert "consent_id" not in JobSpec.parse({**GOOD, "consent_id": None}).asked()
+    waiting = {"state": "queued", "lane": "512", "spec": json.dumps(spec.asked())}
+    record = JobRecord.from_hash(waiting, "tsk_1")
+    assert record.spec.consent_id == "档案 2026/118#3"
+    ended = {
+        "state": "completed",
+        "lane": "512",
+        "spec": json.dumps(record.completed({"consent_id": "档案 2026/118#3"})),
+    }
+    again = JobRecord.from_hash(ended, "tsk_1")
+    assert (again.spec.consent_id, again.to_dict()["consent_id"]) == ("档案 2026/118#3", "档案 2026/118#3")
 
 
 def test_image_url_and_audio_url_are_other_names_of_image_and_audio() -> None:
@@ -32,6 +50,10 @@ def test_image_url_and_audio_url_are_other_names_of_image_and_audio() -> None:
         ({"prio": "high"}, "prio: is no field of a job; "),
         ({"priority": "high"}, "priority: 'high' is not one of normal, priority."),
         ({"task_id": "../x"}, "task_id: takes up to 100 letters"),
+        ({"consent_id": "x" * 201}, "consent_id: takes up to 200 characters, and no control characters."),
+        ({"consent_id": "a\nb"}, "consent_id: takes up to 200 characters, and no control characters."),
+        ({"consent_id": 7}, "consent_id: is no text."),
+        ({"consent_id": "x" * 200}, None),
         ({"config": []}, None),
         ({"config": [1]}, "config: is no object"),
         ({"config": {"a": {}}}, "config.a: is no number, text, true or false."),

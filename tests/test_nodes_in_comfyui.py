@@ -68,12 +68,16 @@ class Server:
             assert answer.status == 200
 
     async def run(
-        self, graph: Graph, on_progress: Callable[[int], Any] | None = None, expect_valid: bool = True
+        self,
+        graph: Graph,
+        on_progress: Callable[[int], Any] | None = None,
+        expect_valid: bool = True,
+        extra: dict[str, Any] | None = None,
     ) -> Outcome:
         client, outcome = uuid.uuid4().hex, Outcome()
         async with self._session.ws_connect(f"{self.address}/ws?clientId={client}", max_msg_size=0) as socket:
             async with self._session.post(
-                f"{self.address}/prompt", json={"prompt": graph, "client_id": client}
+                f"{self.address}/prompt", json={"prompt": graph, "client_id": client, "extra_data": extra or {}}
             ) as answer:
                 body = await answer.json()
                 if answer.status != 200:

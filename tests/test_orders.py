@@ -103,6 +103,14 @@ def test_a_manifest_becomes_an_order_for_every_line(folder: Path) -> None:
     assert read_orders(manifest).left_out == ()
 
 
+def test_a_line_of_a_manifest_may_name_a_consent(folder: Path) -> None:
+    written(folder / "jobs.csv", "image,audio,consent_id\na.png,b.wav,file 7\nb.png,a.wav,\n")
+    written(folder / "jobs.jsonl", '{"image": "a.png", "audio": "b.wav", "consent_id": "file 7"}')
+    assert [order.consent_id for order in read_orders(folder / "jobs.csv").orders] == ["file 7", ""]
+    assert [order.consent_id for order in read_orders(folder / "jobs.jsonl").orders] == ["file 7"]
+    assert read_orders(folder / "jobs.csv").orders[0].config == {}
+
+
 def test_a_recording_in_a_folder_gets_its_video_beside_it_or_in_the_same_folder_of_the_output(
     tmp_path: Path,
 ) -> None:
