@@ -31,11 +31,16 @@ def check_videos(arguments: argparse.Namespace) -> int:
 
 def report_of(path: Path) -> dict[str, Any]:
     """What ``check`` says of one video, as plain values. Raises BadVideo."""
+    from .errors import BadSound
     from .quality import measure_quality  # torch is loaded only when something is measured
-    from .read_video import VideoFile
+    from .video_source import open_video
 
-    video = VideoFile(path)
-    return {"engine": _engine(video.metadata), **measure_quality(video.frames(), video.fps, video.sound).to_dict()}
+    video = open_video(path)
+    try:
+        sound = video.sound()
+    except BadSound:  # there is a track, but nothing in it
+        sound = None
+    return {"engine": _engine(video.metadata), **measure_quality(video.steady_frames(), video.fps, sound).to_dict()}
 
 
 def _engine(metadata: Mapping[str, str]) -> str:

@@ -45,6 +45,29 @@ class VideoFile:
         except av.FFmpegError as error:
             raise BadVideo(f"The video '{self.path.name}' cannot be read to its end; make or copy it again.") from error
 
+    def steady_frames(self) -> Iterator[Frame]:
+        """Frames at ``fps``: where the file's own vary in length, some twice and some not at all. Raises BadVideo.
+
+        Frames of another size than the first, which some files have, are brought to it.
+        """
+        try:
+            with av.open(str(self.path), metadata_errors="replace") as container:
+                made, began = 0, None
+                shown: Frame | None = None
+                for frame in container.decode(video=0):
+                    if began is None:
+                        began = frame.time or 0.0
+                    due = (frame.time or 0.0) - began
+                    while shown is not None and made / self.fps < due - 0.5 / self.fps:
+                        yield shown
+                        made += 1
+                    width, height = (frame.width, frame.height) if shown is None else shown.shape[1::-1]
+                    shown = np.asarray(frame.to_ndarray(format="rgb24", width=width, height=height), np.uint8)
+                if shown is not None:
+                    yield shown
+        except av.FFmpegError as error:
+            raise BadVideo(f"The video '{self.path.name}' cannot be read to its end; make or copy it again.") from error
+
     def sound(self) -> Sound | None:
         """Its first sound track, whole. Raises BadSound."""
         return read_sound(self.path) if self.has_sound else None

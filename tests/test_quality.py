@@ -20,8 +20,8 @@ from comfyui_sonic.sonic.portrait import read_picture
 from comfyui_sonic.sonic.prepare import prepare
 from comfyui_sonic.sonic.prepared import Sound
 from comfyui_sonic.sonic.quality import Quality, measure_quality
-from comfyui_sonic.sonic.read_video import VideoFile
 from comfyui_sonic.sonic.video import write_mp4
+from comfyui_sonic.sonic.video_source import open_video
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 3.0
@@ -110,8 +110,8 @@ def varying(path: Path, times: list[float], sizes: list[int]) -> None:
 
 def test_frames_of_a_varying_rate_come_at_a_constant_one(tmp_path: Path) -> None:
     varying(tmp_path / "a.mkv", [0.0, 0.04, 0.08, 0.28, 0.32], [64] * 5)
-    video = VideoFile(tmp_path / "a.mkv")
-    levels = [round(frame.mean() / 20) for frame in video.frames()]
+    video = open_video(tmp_path / "a.mkv")
+    levels = [round(frame.mean() / 20) for frame in video.steady_frames()]
     assert abs(len(levels) / video.fps - 0.36) < 0.1
     held = levels.count(2) / video.fps
     assert levels == sorted(levels) and abs(held - 0.2) < 0.1
@@ -119,7 +119,7 @@ def test_frames_of_a_varying_rate_come_at_a_constant_one(tmp_path: Path) -> None
 
 def refused(path: Path) -> Iterator[str]:
     with pytest.raises(BadVideo) as caught:
-        list(VideoFile(path).frames())
+        list(open_video(path).steady_frames())
     yield str(caught.value)
 
 
