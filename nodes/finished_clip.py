@@ -1,9 +1,14 @@
-"""The end of every graph that makes a clip: frames become a video while they are made, and it says what made them."""
+"""The end of every graph that makes a clip: frames become a video while they are made, and it says what made them.
+
+Whoever reads the images makes the frames; whoever wants the video makes them, too. So the video is made here where the
+graph goes on from it, which shows its progress on this node, and else only when somebody asks for it after all.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -16,7 +21,7 @@ from ..sonic.video import write_mp4
 from .frame_tensor import FrameTensor
 from .marks import producer_or_set
 from .progress import FrameProgress, raise_if_interrupted
-from .rendered_video import RenderedVideo, new_temp_video
+from .rendered_video import RenderedVideo
 from .sockets import audio_of
 
 
@@ -30,6 +35,10 @@ def clip_outputs() -> list[io.Output]:
     ]
 
 
+HIDDEN = [io.Hidden.unique_id, io.Hidden.prompt]  # of a node that ends with `finished`
+_VIDEO = 3  # of the outputs
+
+
 def finished(
     source: FrameSource,
     prepared: PreparedData,
@@ -37,8 +46,9 @@ def finished(
     choice: EngineChoice,
     settings: Mapping[str, Any],
     progress: FrameProgress,
+    hidden: Any,
 ) -> io.NodeOutput:
-    """Makes all frames and the video of them. settings: are kept in the video's metadata beside the report."""
+    """The outputs of a clip. settings: are kept in the video's metadata beside the report. hidden: what HIDDEN gave."""
     report = {
         "engine": choice.name,
         "reason": choice.reason,
@@ -47,19 +57,32 @@ def finished(
         "seconds": round(prepared.seconds, 3),
         "notes": list(prepared.notes),
     }
-    path = new_temp_video()
     metadata = {
         "sonic": json.dumps({**report, "settings": dict(settings)}, ensure_ascii=False),
         **aigc_mark(producer_or_set()),
     }
-    write_mp4(path, source.frames(), fps, prepared.sound, metadata, progress)
+
+    def render(path: Path, progress: FrameProgress) -> None:
+        write_mp4(path, source.frames(), fps, prepared.sound, metadata, progress)
+
+    video = RenderedVideo(lambda path: render(path, FrameProgress(source.count)))
+    if _is_used(hidden.prompt, hidden.unique_id, _VIDEO):
+        video.render(lambda path: render(path, progress))
     return io.NodeOutput(
-        FrameTensor(source, raise_if_interrupted),
+        FrameTensor(source, raise_if_interrupted, metadata),
         audio_of(prepared.sound),
         fps,
-        RenderedVideo(path),
+        video,
         ui={"sonic": [report], "text": _lines(report)},
     )
+
+
+def _is_used(prompt: Mapping[str, Any] | None, node_id: str | None, output: int) -> bool:
+    """Whether a node of the prompt takes this output; True where that cannot be told."""
+    if not prompt or node_id not in prompt:
+        return True
+    wire = [node_id, output]
+    return any(wire in node.get("inputs", {}).values() for node in prompt.values())
 
 
 def _lines(report: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,8 @@ may be a copy, so that writing into that does not change the clip.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -27,6 +28,7 @@ from ..sonic.frames import FrameSource
 from ..sonic.interruption import Check, no_check
 
 _aten = torch.ops.aten
+NOTHING_SAID: Mapping[str, str] = MappingProxyType({})
 
 # These read or write memory directly, so that only an ordinary tensor can serve them.
 _DIRECT = {
@@ -47,9 +49,10 @@ _DIRECT = {
 class _Clip:
     """The frames behind one or more FrameTensors: a source, and all of its frames once they were needed."""
 
-    def __init__(self, source: FrameSource, check: Check) -> None:
+    def __init__(self, source: FrameSource, check: Check, about: Mapping[str, str]) -> None:
         self.source = source
         self.check = check
+        self.about = about
         self.whole: torch.Tensor | None = None
 
     def read(self, rows: range) -> torch.Tensor:
@@ -98,6 +101,7 @@ class FrameTensor(torch.Tensor):
     """(frames, height, width, 3) float32 in 0..1 on the CPU, made from a FrameSource on demand.
 
     check: called before each frame that is made, to let a user interrupt; what it raises passes through.
+    about: what a video of these frames is to say of itself, such as the engine that made them.
     Reading raises NotEnoughMemory when the frames that are asked for do not fit into the free memory.
     """
 
@@ -106,10 +110,12 @@ class FrameTensor(torch.Tensor):
     _part: torch.Tensor | None  # the frames of a slice, once they were needed
 
     @staticmethod
-    def __new__(cls, source: FrameSource, check: Check = no_check) -> FrameTensor:
-        return cls._over(_Clip(source, check), range(source.count))
+    def __new__(
+        cls, source: FrameSource, check: Check = no_check, about: Mapping[str, str] = NOTHING_SAID
+    ) -> FrameTensor:
+        return cls._over(_Clip(source, check, about), range(source.count))
 
-    def __init__(self, source: FrameSource, check: Check = no_check) -> None:
+    def __init__(self, source: FrameSource, check: Check = no_check, about: Mapping[str, str] = NOTHING_SAID) -> None:
         super().__init__()
 
     @classmethod
@@ -118,6 +124,11 @@ class FrameTensor(torch.Tensor):
         tensor: FrameTensor = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=torch.float32)
         tensor._clip, tensor._rows, tensor._part = clip, rows, None
         return tensor
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """Metadata for a video of these frames."""
+        return self._clip.about
 
     @property
     def is_made(self) -> bool:

@@ -12,7 +12,7 @@ from ..sonic.engine import choose_engine, misfit, render
 from ..sonic.frames import frame_count
 from ..sonic.options import PUBLISHED_SEED, EngineName, InferenceOptions
 from ..sonic.prepared import PreparedData
-from .finished_clip import clip_outputs, finished
+from .finished_clip import HIDDEN, clip_outputs, finished
 from .kept_networks import sonic_networks
 from .model_folders import model_folders
 from .progress import FrameProgress, raise_if_interrupted, text_on_node
@@ -85,7 +85,7 @@ class Inference(io.ComfyNode):
                 ),
             ],
             outputs=clip_outputs(),
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
         )
 
     @classmethod
@@ -118,7 +118,7 @@ class Inference(io.ComfyNode):
             progress.denoising,
             progress.preview,
         )
-        return finished(source, preprocessed_data, options.fps, choice, asdict(options), progress)
+        return finished(source, preprocessed_data, options.fps, choice, asdict(options), progress, cls.hidden)
 
 
 class InferenceAlias(Inference):

@@ -1,4 +1,4 @@
-"""A VIDEO that lies in ComfyUI's temp folder, finished, for as long as somebody may want it."""
+"""A VIDEO in ComfyUI's temp folder, made once, when somebody wants it, and there for as long as somebody may."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,28 @@ def new_temp_video() -> Path:
 
 
 class RenderedVideo(InputImpl.VideoFromFile):
-    """Saved as an MP4 it is copied and not encoded again; the file goes when nobody holds this object any more."""
+    """Saved as an MP4 it is copied and not encoded again; the file goes when nobody holds this object any more.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-        weakref.finalize(self, path.unlink, missing_ok=True)
+    write: writes the file; called before anything is asked of this video that is not there yet.
+    """
+
+    def __init__(self, write: Callable[[Path], None]) -> None:
+        self._path = new_temp_video()
+        super().__init__(str(self._path))
+        self._write: Callable[[Path], None] | None = write
+        weakref.finalize(self, self._path.unlink, missing_ok=True)
+
+    def render(self, write: Callable[[Path], None] | None = None) -> None:
+        """Make the file now, if it was not made yet. write: instead of the one that was given before."""
+        if self._write is not None:
+            (write or self._write)(self._path)
+            self._write = None
+
+    def __getattribute__(self, name: str) -> Any:
+        # Whatever ComfyUI's class can be asked, in this version or another, it answers from the file.
+        if name != "render" and not name.startswith("_"):
+            self.render()
+        return super().__getattribute__(name)
 
     def save_to(
         self,

@@ -18,7 +18,7 @@ from ..sonic.errors import BadSetting
 from ..sonic.frames import frame_count
 from ..sonic.options import DOWNSCALE, PUBLISHED_SEED
 from ..sonic.prepared import PreparedData
-from .finished_clip import clip_outputs, finished
+from .finished_clip import HIDDEN, clip_outputs, finished
 from .progress import FrameProgress, raise_if_interrupted, text_on_node
 from .sockets import ModelSocket, PreparedSocket
 
@@ -179,7 +179,7 @@ class Decode(io.ComfyNode):
                 ),
             ],
             outputs=clip_outputs(),
-            hidden=[io.Hidden.unique_id],
+            hidden=HIDDEN,
         )
 
     @classmethod
@@ -196,7 +196,7 @@ class Decode(io.ComfyNode):
         source = clip_of(latents, preprocessed_data, fps, model, raise_if_interrupted)
         progress = FrameProgress(frame_count(preprocessed_data.seconds, fps), text_on_node(cls.hidden.unique_id))
         choice = EngineChoice("sonic", "The connected latents are decoded.")
-        return finished(source, preprocessed_data, fps, choice, {"fps": fps}, progress)
+        return finished(source, preprocessed_data, fps, choice, {"fps": fps}, progress, cls.hidden)
 
 
 SAMPLING_PARTS: tuple[type[io.ComfyNode], ...] = (Conditioning, Guider, Noise, Scheduler, Decode)

@@ -239,7 +239,7 @@ def _clip(images: torch.Tensor | None, audio: dict[str, Any] | None, fps: float,
         raise BadSetting("images", f"either images or a video can be saved, and {what}.")
     sound = sound_of(audio) if audio is not None else None
     if video is None:
-        return _of_images(images, sound, fps)
+        return _of_images(images, sound, fps, getattr(images, "about", None))
     file = _file_of(video)
     if file is None:
         parts = video.get_components()
