@@ -6,38 +6,21 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from comfy_api.latest import io
 
 from ..sonic.audio import speech_for_models
-from ..sonic.errors import BadPortrait
 from ..sonic.frames import Frame, FrameSource
 from ..sonic.landmarks import find_faces
 from ..sonic.postprocess.lip_sync import SyncEstimate, measure_sync, mouth_openings, shift_sound
 from ..sonic.postprocess.smoothing import SmoothedFrames
 from ..sonic.prepared import Sound
 from .frame_tensor import FrameTensor
+from .image_frames import ImageFrames
 from .progress import FrameProgress, raise_if_interrupted
 from .sockets import audio_of, sound_of
 
 MEASURED_S = 15.0  # of a clip, for lip sync: more changes the answer little
-
-
-class _ImageFrames:
-    """An IMAGE [B, H, W, C] as a FrameSource; a FrameTensor makes its frames as they are read."""
-
-    def __init__(self, images: torch.Tensor) -> None:
-        if images.ndim != 4 or 0 in images.shape:
-            raise BadPortrait(
-                f"The images have the shape {tuple(images.shape)} where (frames, height, width, 3) is needed."
-            )
-        self._images = images
-        self.count, self.height, self.width = images.shape[:3]
-
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-        for image in self._images[start:stop]:
-            yield np.ascontiguousarray(image[..., :3].mul(255.0).round_().clamp_(0, 255).byte().cpu().numpy())
 
 
 class PostProcess(io.ComfyNode):
@@ -77,7 +60,7 @@ class PostProcess(io.ComfyNode):
         temporal_smoothing: bool,
         lip_sync_correction: bool,
     ) -> io.NodeOutput:
-        source: FrameSource = _ImageFrames(images)
+        source: FrameSource = ImageFrames(images)
         lines = []
         if lip_sync_correction:
             sound = sound_of(audio)
