@@ -29,7 +29,7 @@ class Composite(io.ComfyNode):
                 io.Image.Input(
                     "background",
                     optional=True,
-                    tooltip="A picture or a clip to lay the frames into; without it, the picture that PreData was given.",
+                    tooltip="A picture or a clip to lay the frames into; without it, the picture that PreData got.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="images", tooltip="All frames; they are made when they are read.")],

@@ -28,7 +28,7 @@ class Interpolate(io.ComfyNode):
             node_id="SONIC_Interpolate",
             display_name="Sonic Interpolate",
             category="Sonic",
-            description="Brings a clip to another frame rate; the frames in between follow the motion. The sound stays.",
+            description="Brings a clip to another frame rate; the frames between follow the motion. The sound stays.",
             inputs=[
                 io.Image.Input("images"),
                 io.Float.Input(

@@ -55,7 +55,7 @@ def test_a_shift_of_colours_leaves_neither_a_seam_nor_another_colour() -> None:
     original = textured(240, 320)
     box = (80, 50, 208, 178)
     prepared = prepared_crop(original, box, side=128)
-    off = np.clip(prepared.picture.astype(int) + [8, -5, 4], 0, 255).astype(np.uint8)
+    off = np.clip(prepared.picture.astype(int) + np.array([8, -5, 4]), 0, 255).astype(np.uint8)
     (out,) = composite(prepared, off[None]).frames()
     pasted = original.copy()
     pasted[50:178, 80:208] = off

@@ -78,7 +78,7 @@ class CompositeFrames:
         return whole
 
     def _shift(self, crop: Frame, place: Frame) -> NDArray[np.float32]:
-        """(3,) by how much the picture is brighter than the crop in the soft edge; 0 where the two show other things."""
+        """(3,) by how much the picture is brighter than the crop in the soft edge; 0 where they show other things."""
         at = np.ix_(self._rows, self._columns)
         difference = place[at][self._edge].astype(np.float32) - crop[at][self._edge]
         usual = np.median(difference, axis=0)

@@ -25,7 +25,7 @@ class MotionFinder:
         # The flow's patches need some pixels to stand on.
         self.size = max(16, round(width * shrink)), max(16, round(height * shrink))
         self.scale = np.array([width / self.size[0], height / self.size[1]], np.float32)
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._dis.setFinestScale(1)
 
     def reduced(self, frame: Frame) -> Grey:
