@@ -40,8 +40,8 @@ class PostProcess(io.ComfyNode):
             node_id="SONIC_PostProcess",
             display_name="Sonic PostProcess",
             category="Sonic",
-            description="Takes flicker out of the frames, moves the sound where the mouth runs ahead or behind, and closes "
-            "the mouth where nobody speaks.",
+            description="Takes flicker out of the frames, moves the sound where the mouth runs ahead or behind, and "
+            "closes the mouth where nobody speaks.",
             inputs=[
                 io.Image.Input("images"),
                 io.Audio.Input("audio"),
@@ -63,8 +63,8 @@ class PostProcess(io.ComfyNode):
                     options=list(get_args(SmoothingMethod)),
                     default="light",
                     optional=True,
-                    tooltip="light: evens out brightness and calms what should be still. flow: averages along the motion. "
-                    "both: one after the other.",
+                    tooltip="light: evens out brightness and calms what should be still. flow: averages along the "
+                    "motion. both: one after the other.",
                 ),
                 io.Float.Input(
                     "manual_offset_ms",
@@ -79,7 +79,7 @@ class PostProcess(io.ComfyNode):
                     "close_mouth_in_silence",
                     default=False,
                     optional=True,
-                    tooltip="Closes a mouth that stands open where nobody speaks. The draft engine's is closed already.",
+                    tooltip="Closes a mouth that stands open where nobody speaks. The draft engine's is closed anyway.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="images"), io.Audio.Output(display_name="audio")],

@@ -49,7 +49,7 @@ class EvenedFrames:
         self._measured = still[::SAMPLE_STEP, ::SAMPLE_STEP] > 0.99
         if not self._measured.any():
             self._measured = np.ones_like(self._measured)
-        # Per frame: change of brightness and of log contrast since the one before (NaN: not measured, inf: a cut), mean.
+        # Per frame: change of brightness and log contrast since the one before (NaN: not measured, inf: a cut), mean.
         self._changes = np.full((source.count, 3), np.nan, np.float32)
         tiles = -(-source.height // 4), -(-source.width // 4)
         dither = np.tile(DITHER, tiles)[: source.height, : source.width]

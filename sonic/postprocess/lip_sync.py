@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio import MODEL_RATE
-from ..draft.mouth_shapes import MOUTH_SHAPES, mouth_shapes
+from ..draft.mouth_shapes import mouth_shapes
 from ..draft.performance import jaw_opening
 from ..frames import Frame
 from ..interruption import Check, no_check
@@ -140,7 +140,8 @@ def _expected(speech: NDArray[np.float32], times: NDArray[np.float64]) -> NDArra
     if opening.max() < LEAST_CHANGE:
         return loudness
     heard = np.interp(times, (np.arange(frames) + 0.5) / EXPECTED_HZ, opening)
-    return (1 - LOUDNESS_SHARE) * _standard(_smooth(heard)) + LOUDNESS_SHARE * loudness
+    both: NDArray[np.float64] = (1 - LOUDNESS_SHARE) * _standard(_smooth(heard)) + LOUDNESS_SHARE * loudness
+    return both
 
 
 def _standard(curve: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -181,8 +182,8 @@ def possible_shift(sound: Sound, seconds: float) -> float:
 def shift_sound(sound: Sound, seconds: float) -> Sound:
     """The sound starting ``seconds`` later (negative: earlier), by whole samples, with all of its speech.
 
-    Later: silence comes first, and the sound gets longer by as much as is not silent at its end. Earlier: silence at the
-    start is dropped, as much as there is, and the same comes at the end.
+    Later: silence comes first, and the sound gets longer by as much as is not silent at its end. Earlier: silence at
+    the start is dropped, as much as there is, and the same comes at the end.
     """
     seconds = possible_shift(sound, seconds)
     samples = round(seconds * sound.sample_rate)

@@ -52,7 +52,7 @@ def silence_curve(speech: NDArray[np.float32], fps: float, frames: int) -> NDArr
         up = np.ones(points) if stop >= points / HZ else np.clip((stop - BEFORE_S - moments) / RELEASE_S, 0, 1)
         shut = np.maximum(shut, np.minimum(down, up))
     shut = shut * shut * (3 - 2 * shut)
-    return np.interp((np.arange(frames) + 0.5) / fps, moments, shut).astype(np.float32)
+    return np.asarray(np.interp((np.arange(frames) + 0.5) / fps, moments, shut), np.float32)
 
 
 def _levels(speech: NDArray[np.float32], points: int) -> NDArray[np.float64]:

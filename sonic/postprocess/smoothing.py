@@ -36,7 +36,7 @@ STILL = 0.15  # pixels; less is no motion but the flow's own noise, and moving b
 
 
 def smooth(source: FrameSource, method: SmoothingMethod, fps: float, face: Face | None) -> FrameSource:
-    """The frames of ``source``, smoothed as they are read. face: as found in the first frame, None where there is none."""
+    """The frames of ``source``, smoothed as they are read. face: as in the first frame, None if there is none."""
     still = outside(face.box if face else None, source.height, source.width)
     if method in ("light", "both"):
         source = CalmedFrames(EvenedFrames(source, still, fps), still)
@@ -72,7 +72,7 @@ class CalmedFrames:
 
     def _calmed(self, before: Frame, current: Frame, after: Frame) -> Frame:
         neighbours = cv2.addWeighted(before, 0.5, after, 0.5, 0)
-        # Steady motion shows in how the neighbours differ from each other, a passing thing in how they differ from this.
+        # Steady motion shows in how the neighbours differ from each other, a passing thing in how they differ from it.
         moved = cv2.max(cv2.absdiff(neighbours, current), cv2.absdiff(after, before))
         red, green, blue = cv2.split(moved)
         widened = cv2.blur(cv2.max(cv2.max(red, green), blue), (NOISE_BLUR, NOISE_BLUR))
