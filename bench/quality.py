@@ -38,10 +38,13 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "batch"
 PICTURES = ("eileen_collins.png", "close_up.png", "painted_anna.png")
-VOICES = tuple(
-    EXAMPLES / name
-    for name in ("eileen_collins_welcome.wav", "eileen_collins_问候.wav", "close_up.mp3", "painted_anna.wav")
-) + (ROOT / "tests" / "data" / "voice.wav",)
+VOICES = (
+    EXAMPLES / "eileen_collins_welcome.wav",
+    EXAMPLES / "eileen_collins_问候.wav",
+    EXAMPLES / "close_up.mp3",
+    EXAMPLES / "painted_anna.wav",
+    ROOT / "tests" / "data" / "voice.wav",
+)
 FPS = 25.0
 FRAMES = 150  # of a clip, six seconds
 STROBE_HZ, STROBE = 1.0, 0.03
@@ -294,14 +297,16 @@ def measure() -> dict[str, Any]:
 
 
 def draw(path: Path) -> None:
-    """Rows of before and after: strobing and an open mouth in silence, an interpolated frame, a composed crop."""
+    """Rows of before and after: a mouth that hangs open in silence, a crop whose colours are off."""
     prepared = prepared_of("close_up.png", VOICES[3])
     assert prepared.face is not None
     hanging = open_in_silence(prepared)
     shut = silence_curve(prepared.speech, FPS, hanging.count)
     closed = ClosedMouthFrames(hanging, prepared.face, shut, 0.0)
     moments = [int(i) for i in np.flatnonzero(shut >= 0.99)[:: max(1, int((shut >= 0.99).sum() // 4))][:4]]
-    rows = [[next(clip.frames(i, i + 1)) for i in moments] for clip in (hanging, closed)]
+    left, top, right, bottom = (max(0, int(value)) for value in prepared.face.box)
+    face = np.s_[bottom - (right - left) : bottom, left:right]
+    rows = [[next(clip.frames(i, i + 1))[face] for i in moments] for clip in (hanging, closed)]
     small = prepared_of("eileen_collins.png", VOICES[0], PrepareOptions(crop="crop to face", expand_ratio=0.5))
     clip = render_draft(small, InferenceOptions(fps=FPS))
     off = [np.clip(f.astype(np.int16) + 2 * TINT, 0, 255).astype(np.uint8) for f in clip.frames(40, 44)]
