@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 from comfyui_sonic.sonic.audio import MODEL_RATE, read_sound, speech_for_models
+from comfyui_sonic.sonic.draft.mouth_shapes import mouth_shapes
 from comfyui_sonic.sonic.draft.performance import Performance
 from comfyui_sonic.sonic.draft.render import DraftClip, render_draft
 from comfyui_sonic.sonic.frames import Frame, FrameSource, StillFrames
@@ -233,14 +234,23 @@ def edge_step(frame: Frame, box: tuple[int, int, int, int]) -> float:
 
 
 def loudness(voice: Path) -> dict[str, Any]:
-    """LUFS of a recording, of it at -45, and how far the mouth's opening then is from the loud one's, at most."""
+    """How far the mouth shapes (0..1) of quiet copies are from the recording's, at most, without and with it."""
     speech = speech_for_models(read_sound(voice))
     as_recorded = integrated_loudness(speech, MODEL_RATE)
-    quiet = np.asarray(speech * np.float32(10 ** ((-45 - as_recorded) / 20)), np.float32)
-    return {
+    frames = int(len(speech) / MODEL_RATE * FPS)
+    usual = mouth_shapes(speech, FPS, frames)
+
+    def changed(heard: NDArray[np.float32]) -> float:
+        return float(np.abs(mouth_shapes(heard, FPS, frames) - usual).max())
+
+    result: dict[str, Any] = {
         "recorded_lufs": as_recorded,
-        "heard_lufs": [integrated_loudness(at_usual_loudness(s, MODEL_RATE), MODEL_RATE) for s in (speech, quiet)],
+        "as_recorded": changed(at_usual_loudness(speech, MODEL_RATE)),
     }
+    for lufs in (-45, -65):
+        quiet = np.asarray(speech * np.float32(10 ** ((lufs - as_recorded) / 20)), np.float32)
+        result[f"at {lufs}"] = [changed(quiet), changed(at_usual_loudness(quiet, MODEL_RATE))]
+    return result
 
 
 def speed() -> dict[str, Any]:
@@ -304,7 +314,7 @@ def draw(path: Path) -> None:
     shut = silence_curve(prepared.speech, FPS, hanging.count)
     closed = ClosedMouthFrames(hanging, prepared.face, shut, 0.0)
     moments = [int(i) for i in np.flatnonzero(shut >= 0.99)[:: max(1, int((shut >= 0.99).sum() // 4))][:4]]
-    left, top, right, bottom = (max(0, int(value)) for value in prepared.face.box)
+    left, _, right, bottom = (max(0, int(value)) for value in prepared.face.box)
     face = np.s_[bottom - (right - left) : bottom, left:right]
     rows = [[next(clip.frames(i, i + 1))[face] for i in moments] for clip in (hanging, closed)]
     small = prepared_of("eileen_collins.png", VOICES[0], PrepareOptions(crop="crop to face", expand_ratio=0.5))
