@@ -110,7 +110,7 @@ def measure_sync(openings: NDArray[np.float32], fps: float, speech: NDArray[np.f
     times = np.arange(int(seconds * RATE)) / RATE
     frame_times = (np.arange(len(openings)) + 0.5) / fps  # a frame shows the middle of its time
     mouth = _smooth(np.interp(times, frame_times[seen], openings[seen]))
-    expected = _expected(speech, times)
+    expected = _expected(speech[: int(seconds * MODEL_RATE)], times)  # of a long sound only what is compared
     if mouth.std() < 1e-4 or expected.std() < 1e-6:
         return UNKNOWN
     reach = int(SEARCHED_S * RATE)
@@ -151,7 +151,8 @@ def _expected(speech: NDArray[np.float32], times: NDArray[np.float64]) -> NDArra
 
 
 def _standard(curve: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (curve - curve.mean()) / max(float(curve.std()), 1e-6)
+    standard: NDArray[np.float64] = (curve - curve.mean()) / max(float(curve.std()), 1e-6)
+    return standard
 
 
 def _loudness(speech: NDArray[np.float32], points: int) -> NDArray[np.float64]:
