@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .composite import Composite
 from .inference import Inference, InferenceAlias
+from .interpolate import Interpolate
 from .load import LoadPortrait, LoadVoice
 from .load_model import Loader
 from .post_process import PostProcess
@@ -23,6 +25,8 @@ class SonicExtension(ComfyExtension):
             Inference,
             PostProcess,
             SaveVideo,
+            Interpolate,
+            Composite,
             *SAMPLING_PARTS,
         ]
         return [*nodes, PreDataAlias, InferenceAlias]

@@ -23,3 +23,15 @@ def sonic_networks(files: Mapping[str, Path], precision: Precision = "auto") -> 
 @lru_cache(maxsize=1)
 def _loaded(files: tuple[tuple[str, Path, int], ...], precision: Precision) -> Any:
     return load_sonic({part: path for part, path, _ in files}, precision, raise_if_interrupted)
+
+
+def interpolation_network(file: Path) -> Any:
+    """RIFE's network alone, kept likewise. Raises BadWeights."""
+    return _loaded_interpolation(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _loaded_interpolation(file: Path, changed_ns: int) -> Any:
+    from ..sonic.native.networks import load_interpolation  # ComfyUI's memory management comes with it
+
+    return load_interpolation(file, raise_if_interrupted)

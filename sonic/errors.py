@@ -54,15 +54,15 @@ class BadSetting(BadInput):
 
 
 class MissingWeights(SonicError):
-    """Raised when an engine's files are not there; ``missing`` lists them."""
+    """Raised when an engine's (or another method's) files are not there; ``missing`` lists them."""
 
-    def __init__(self, engine: str, missing: Sequence[Path]) -> None:
+    def __init__(self, engine: str, missing: Sequence[Path], kind: str = "engine", without: str = "draft") -> None:
         self.engine = engine
         self.missing = tuple(missing)
         listing = ", ".join(str(path) for path in missing)
         super().__init__(
-            f"The engine '{engine}' needs files that are not there: {listing}. "
-            "Put them there, or choose the engine 'draft', which needs none."
+            f"The {kind} '{engine}' needs files that are not there: {listing}. "
+            f"Put them there, or choose the {kind} '{without}', which needs none."
         )
 
 

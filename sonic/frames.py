@@ -26,3 +26,16 @@ class FrameSource(Protocol):
 def frame_count(seconds: float, fps: float) -> int:
     """Frames that cover ``seconds`` of sound: round(seconds * fps), at least one."""
     return max(1, round(seconds * fps))
+
+
+class StillFrames:
+    """One (H, W, 3) uint8 picture as a FrameSource of a single frame."""
+
+    def __init__(self, picture: Frame) -> None:
+        self.count = 1
+        self.height, self.width = picture.shape[:2]
+        self._picture = picture
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        if start <= 0 and (stop is None or stop > 0):
+            yield self._picture.copy()

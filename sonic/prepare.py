@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from . import landmarks
-from .audio import check_sound, speech_for_models, used_part
+from .audio import MODEL_RATE, check_sound, speech_for_models, used_part
 from .errors import NoFace
 from .frames import Frame
+from .loudness import at_usual_loudness
 from .options import PrepareOptions
 from .portrait import crop_to_face, prepared_size, resize
 from .prepared import Face, PreparedData, Sound
@@ -42,7 +43,8 @@ def prepare(
         picture=resize(cut, size),
         face=None if face is None else _moved(face, crop_box, size),
         sound=sound,
-        speech=speech_for_models(sound),
+        speech=at_usual_loudness(speech_for_models(sound), MODEL_RATE),
+        original=picture,
         original_size=(picture.shape[1], picture.shape[0]),
         crop_box=crop_box,
         notes=notes,

@@ -43,7 +43,8 @@ class PreparedData:
     picture: (H, W, 3) uint8 RGB, H and W multiples of 64.
     face: in the picture's pixels; None only if the caller allowed a picture without a face.
     sound: the part of the recording to be spoken, at its own rate and channels.
-    speech: (samples,) float32 mono at 16 kHz of the same part.
+    speech: (samples,) float32 mono at 16 kHz of the same part, at -23 LUFS (see loudness.py).
+    original: the picture as it came in, (H, W, 3) uint8 RGB; the same array as ``picture`` where nothing was changed.
     original_size: (width, height) of the picture as it came in.
     crop_box: x1, y1, x2, y2 of the used part, in pixels of the original.
     notes: sentences on what was corrected.
@@ -55,6 +56,7 @@ class PreparedData:
     speech: NDArray[np.float32]
     original_size: tuple[int, int]
     crop_box: tuple[int, int, int, int]
+    original: Frame
     notes: tuple[str, ...] = field(default=())
 
     @property

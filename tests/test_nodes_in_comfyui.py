@@ -486,7 +486,71 @@ async def test_post_processing_smooths_and_reports_and_can_be_saved(server: Serv
     assert outcome.error == ""
     assert decoded(server.saved(outcome))[0] == round(2.5 * 25)
     text = outcome.outputs["post"]["text"]
-    assert "agree" in text[0] and "the face is spared" in text[1]
+    assert "agree" in text[0] and "the mouth is spared" in text[1]
+
+
+async def test_a_crop_is_laid_back_smoothed_and_brought_to_another_rate(server: Server) -> None:
+    graph = readme_graph(server.put(unique("portrait.png"), PORTRAIT), server.put(unique("voice.wav"), VOICE), 2.2)
+    graph["prepare"]["inputs"]["crop"] = "crop to face"
+    graph["post"] = {
+        "class_type": "SONIC_PostProcess",
+        "inputs": {
+            "images": ["speak", 0],
+            "audio": ["speak", 1],
+            "fps": ["speak", 2],
+            "temporal_smoothing": True,
+            "lip_sync_correction": True,
+            "smoothing_method": "both",
+            "manual_offset_ms": 100.0,
+            "close_mouth_in_silence": True,
+        },
+    }
+    graph["composed"] = {
+        "class_type": "SONIC_Composite",
+        "inputs": {"images": ["post", 0], "preprocessed_data": ["prepare", 0]},
+    }
+    graph["retimed"] = {
+        "class_type": "SONIC_Interpolate",
+        "inputs": {"images": ["composed", 0], "fps": ["speak", 2], "target_fps": 40.0},
+    }
+    graph["joined"] = {
+        "class_type": "CreateVideo",
+        "inputs": {"images": ["retimed", 0], "audio": ["post", 1], "fps": ["retimed", 1]},
+    }
+    graph["save"]["inputs"]["video"] = ["joined", 0]
+    graph["composed_text"] = {"class_type": "PreviewImage", "inputs": {"images": ["composed", 0]}}
+    outcome = await server.run(graph)
+    assert outcome.error == ""
+    video = server.saved(outcome)
+    assert decoded(video)[0] == round(55 / 25 * 40)
+    with av.open(str(video)) as container, Image.open(PORTRAIT) as portrait:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == portrait.size
+    assert any("moved by" in line for line in outcome.outputs["post"]["text"])
+    assert "optical flow (DIS)" in outcome.outputs["retimed"]["text"][0]
+    assert "The picture has" in outcome.outputs["composed"]["text"][0]
+
+
+async def test_frames_of_another_clip_and_a_missing_network_are_each_one_sentence(server: Server) -> None:
+    graph = readme_graph(server.put(unique("portrait.png"), PORTRAIT), server.put(unique("voice.wav"), VOICE), 0.4)
+    graph["wide"] = {
+        "class_type": "ImageScale",
+        "inputs": {"image": ["speak", 0], "upscale_method": "area", "width": 128, "height": 64, "crop": "disabled"},
+    }
+    graph["composed"] = {
+        "class_type": "SONIC_Composite",
+        "inputs": {"images": ["wide", 0], "preprocessed_data": ["prepare", 0]},
+    }
+    graph["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["composed", 0]}}
+    outcome = await server.run(graph)
+    assert "128 x 64 pixels and the prepared picture 256 x 256, another shape" in outcome.error
+    graph["composed"] = {
+        "class_type": "SONIC_Interpolate",
+        "inputs": {"images": ["wide", 0], "fps": 25.0, "target_fps": 50.0, "method": "RIFE"},
+    }
+    outcome = await server.run(graph)
+    assert "The method 'RIFE' needs files that are not there" in outcome.error
+    assert "choose the method 'flow'" in outcome.error and "\n" not in outcome.error
 
 
 async def test_a_video_that_nobody_holds_any_more_leaves_the_temp_folder(server: Server) -> None:

@@ -52,10 +52,10 @@ def perform(speech: NDArray[np.float32], seconds: float, options: InferenceOptio
     """16 kHz mono speech and settings -> the performance; the same seed gives the same one."""
     frames = frame_count(seconds, options.fps)
     shapes = mouth_shapes(speech, options.fps, frames)
-    opened, wide, rounded, closed, teeth, silence = (shapes[:, MOUTH_SHAPES.index(name)] for name in MOUTH_SHAPES)
+    _, wide, rounded, closed, teeth, silence = (shapes[:, MOUTH_SHAPES.index(name)] for name in MOUTH_SHAPES)
     mouth, motion = options.dynamic_scale, options.motion_scale
     voiced = 1 - silence
-    jaw = opened * (1 - closed) * (1 - TEETH_CLOSE * teeth) * (1 - ROUND_CLOSE * rounded)
+    jaw = jaw_opening(shapes)
     rng = np.random.default_rng(options.seed)
     time_s = (np.arange(frames, dtype=np.float64) + 0.5) / options.fps
     nod = _smooth(jaw, NOD_SMOOTHING_S * options.fps)
@@ -71,6 +71,12 @@ def perform(speech: NDArray[np.float32], seconds: float, options: InferenceOptio
         blink=_curve(_blinks(rng, time_s) * min(motion, 1.0)),
         **{name: _curve(curve * motion) for name, curve in head.items()},
     )
+
+
+def jaw_opening(shapes: NDArray[np.float32]) -> Curve:
+    """(frames, 6) as `mouth_shapes` gives them -> (frames,) how far the jaw is open, 0..1."""
+    opened, rounded, closed, teeth = (shapes[:, MOUTH_SHAPES.index(n)] for n in ("open", "round", "closed", "teeth"))
+    return _curve(opened * (1 - closed) * (1 - TEETH_CLOSE * teeth) * (1 - ROUND_CLOSE * rounded))
 
 
 def _curve(values: NDArray[np.floating]) -> Curve:

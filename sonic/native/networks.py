@@ -57,8 +57,7 @@ def load_networks(files: Mapping[str, Path], precision: Precision = "auto", chec
         return {key: value for key, value in svd.items() if key.startswith(prefix)}
 
     def small(part: str, network: Any) -> Any:
-        weights = {key: value.float() for key, value in read_weights(files[part], check=check).items()}
-        return Managed(network.of_weights(weights, str(files[part])))
+        return _small(network, files[part], check)
 
     networks = SonicNetworks(
         unet=load_unet(read_weights(files["unet"], check=check), str(files["unet"]), dtype, check=check),
@@ -71,3 +70,14 @@ def load_networks(files: Mapping[str, Path], precision: Precision = "auto", chec
     )
     log.info("Sonic is loaded from %s", files["unet"])
     return networks
+
+
+def load_interpolation(file: Path, check: Check = no_check) -> Managed[FrameInterpolation]:
+    """RIFE's network alone, for what needs no other. Raises BadWeights."""
+    network: Managed[FrameInterpolation] = _small(FrameInterpolation, file, check)
+    return network
+
+
+def _small(network: Any, file: Path, check: Check) -> Any:
+    weights = {key: value.float() for key, value in read_weights(file, check=check).items()}
+    return Managed(network.of_weights(weights, str(file)))

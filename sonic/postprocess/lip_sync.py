@@ -1,32 +1,43 @@
 """Lip sync: how far the mouth runs ahead of or behind the speech, and a shift of the sound that puts it right.
 
-The mouth's opening, read from the finished frames by the face mesh, is compared with the loudness of the speech at
-every offset within a quarter of a second. People open their mouths for what is loud, so the right offset stands out;
-how far it stands out above offsets that cannot be right (half a second and more) says how sure the answer is. A limit
-of the method: loudness and opening agree only on the whole, so offsets of less than a frame are not corrected.
+The mouth's opening, read from the finished frames by the face mesh, is compared at every offset within a quarter of a
+second with what the speech lets expect: how far the draft engine's mouth network would open for it, and how loud it is.
+The peak is read between the steps by a parabola. How far it stands out above offsets that cannot be right (half a
+second and more) says how sure the answer is; only a sure one moves the sound.
+
+The sound is moved by samples and never cut: see `shift_sound`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..audio import MODEL_RATE
+from ..draft.mouth_shapes import mouth_shapes
+from ..draft.performance import jaw_opening
 from ..frames import Frame
 from ..interruption import Check, no_check
-from ..landmarks import find_faces, fit_mesh, square_around
-from ..prepared import Sound
+from ..landmarks import find_faces, fit_mesh_in_each, square_around
+from ..prepared import Face, Sound
 
 RATE = 200  # Hz of the two curves that are compared: steps of 5 ms
 SMOOTHING_S = 0.08  # mouths do not follow loudness more finely
+FOLLOWED_TOGETHER = 4  # frames; a head moves little in so short a time, and the network is quicker
+LEAST_SCORE = 0.5  # of the mesh
 SEARCHED_S = 0.25
 CORRECTED_S = 0.2  # more is not drift but the wrong sound
 WRONG_S = 0.5  # offsets from here on cannot be right: they show what chance gives
 SHORTEST_S = 2.0
-LEAST_CORRECTION_S = 0.04
+LEAST_CORRECTION_S = 0.02  # nobody sees less, and half a frame is what the mesh can be wrong by
+EXPECTED_HZ = 100  # of the mouth network's answer
+LOUDNESS_SHARE = 0.3  # beside the network's: it knows nothing of words, and so makes none of the network's mistakes
+LEAST_CHANGE = 0.05  # of the network's opening: below, it hears no speech
+QUIET_BELOW_LOUD, QUIET_DBFS = -40.0, -60.0  # dB; what is quieter than either may be dropped at an end
 LEAST_CORRELATION = 0.35
 LEAST_CONFIDENCE = 0.15
 UPPER_LIP, LOWER_LIP, FOREHEAD, CHIN = 13, 14, 10, 152  # in the face mesh
@@ -64,18 +75,21 @@ UNKNOWN = SyncEstimate(0.0, 0.0, 0.0, 0.0)
 def mouth_openings(frames: Iterable[Frame], check: Check = no_check) -> NDArray[np.float32]:
     """(frames,) distance of the inner lips over the height of the face; NaN where no face is seen.
 
-    The face is searched for once and followed from frame to frame. check: what it raises ends a search.
+    The face is searched for once and followed, four frames at a time. check: what it raises ends a search.
     """
-    openings = []
-    face = None
-    for frame in frames:
-        if face is None:
-            face = next(iter(find_faces(frame, check)), None)
-        else:
-            face = fit_mesh(frame, square_around(face.landmarks))
-            if face.score < 0.5:
+    openings: list[float] = []
+    face: Face | None = None
+    waiting = iter(frames)
+    while together := list(islice(waiting, FOLLOWED_TOGETHER)):
+        seen = [] if face is None else fit_mesh_in_each(together, square_around(face.landmarks))
+        for number, frame in enumerate(together):
+            face = seen[number] if seen else None
+            if face is None or face.score < LEAST_SCORE:
                 face = next(iter(find_faces(frame, check)), None)
-        openings.append(np.nan if face is None else _opening(face.landmarks))
+                if face is not None and number + 1 < len(together):
+                    rest = fit_mesh_in_each(together[number + 1 :], square_around(face.landmarks))
+                    seen = [face] * (number + 1) + rest
+            openings.append(np.nan if face is None else _opening(face.landmarks))
     return np.array(openings, np.float32)
 
 
@@ -96,18 +110,49 @@ def measure_sync(openings: NDArray[np.float32], fps: float, speech: NDArray[np.f
     times = np.arange(int(seconds * RATE)) / RATE
     frame_times = (np.arange(len(openings)) + 0.5) / fps  # a frame shows the middle of its time
     mouth = _smooth(np.interp(times, frame_times[seen], openings[seen]))
-    loudness = _smooth(_loudness(speech, len(times)))
-    if mouth.std() < 1e-4 or loudness.std() < 1e-6:
+    expected = _expected(speech[: int(seconds * MODEL_RATE)], times)  # of a long sound only what is compared
+    if mouth.std() < 1e-4 or expected.std() < 1e-6:
         return UNKNOWN
-    by_lag = {
-        lag: _correlation(mouth, loudness, lag) for lag in range(-int(SEARCHED_S * RATE), int(SEARCHED_S * RATE) + 1)
-    }
-    best = max(by_lag, key=by_lag.__getitem__)
+    reach = int(SEARCHED_S * RATE)
+    by_lag = np.array([_correlation(mouth, expected, lag) for lag in range(-reach, reach + 1)])
+    best = int(np.argmax(by_lag))
+    peak = float(by_lag[best])
     chance = [
-        float(np.corrcoef(mouth, np.roll(loudness, shift))[0, 1])
+        float(np.corrcoef(mouth, np.roll(expected, shift))[0, 1])
         for shift in range(int(WRONG_S * RATE), len(times) - int(WRONG_S * RATE), 10)
     ]
-    return SyncEstimate(best / RATE, by_lag[best], by_lag[0], by_lag[best] - float(np.percentile(chance, 95)))
+    return SyncEstimate(
+        (best - reach + _between_steps(by_lag, best)) / RATE,
+        peak,
+        float(by_lag[reach]),
+        peak - float(np.percentile(chance, 95)),
+    )
+
+
+def _between_steps(curve: NDArray[np.float64], at: int) -> float:
+    """Where the parabola through a peak and its neighbours is highest, -0.5..0.5 steps from the peak."""
+    if not 0 < at < len(curve) - 1:
+        return 0.0
+    before, peak, after = (float(value) for value in curve[at - 1 : at + 2])
+    bend = before - 2 * peak + after
+    return 0.5 * (before - after) / bend if bend < 0 else 0.0
+
+
+def _expected(speech: NDArray[np.float32], times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far the mouth should be open at each time, but for a factor: from the sounds of the speech, and how loud."""
+    loudness = _standard(_smooth(_loudness(speech, len(times))))
+    frames = max(1, int(len(times) * EXPECTED_HZ / RATE))
+    opening = jaw_opening(mouth_shapes(speech, EXPECTED_HZ, frames))
+    if opening.max() < LEAST_CHANGE:
+        return loudness
+    heard = np.interp(times, (np.arange(frames) + 0.5) / EXPECTED_HZ, opening)
+    both: NDArray[np.float64] = (1 - LOUDNESS_SHARE) * _standard(_smooth(heard)) + LOUDNESS_SHARE * loudness
+    return both
+
+
+def _standard(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    standard: NDArray[np.float64] = (curve - curve.mean()) / max(float(curve.std()), 1e-6)
+    return standard
 
 
 def _loudness(speech: NDArray[np.float32], points: int) -> NDArray[np.float64]:
@@ -136,12 +181,31 @@ def _correlation(mouth: NDArray[np.float64], loudness: NDArray[np.float64], lag:
     return float(np.corrcoef(mouth, loudness)[0, 1])
 
 
+def possible_shift(sound: Sound, seconds: float) -> float:
+    """``seconds``, or less where the sound would start earlier than its first speech allows."""
+    return max(seconds, -_quiet_samples(sound.waveform) / sound.sample_rate)
+
+
 def shift_sound(sound: Sound, seconds: float) -> Sound:
-    """The sound starting ``seconds`` later (negative: earlier), as long as before, silence where nothing is left."""
+    """The sound starting ``seconds`` later (negative: earlier), by whole samples, with all of its speech.
+
+    Later: silence comes first, and the sound gets longer by as much as is not silent at its end. Earlier: silence at
+    the start is dropped, as much as there is, and the same comes at the end.
+    """
+    seconds = possible_shift(sound, seconds)
     samples = round(seconds * sound.sample_rate)
-    shifted = np.zeros_like(sound.waveform)
+    waveform = sound.waveform
+    silence = np.zeros((len(waveform), abs(samples)), waveform.dtype)
     if samples >= 0:
-        shifted[:, samples:] = sound.waveform[:, : sound.waveform.shape[1] - samples]
-    else:
-        shifted[:, :samples] = sound.waveform[:, -samples:]
-    return Sound(shifted, sound.sample_rate)
+        droppable = min(samples, _quiet_samples(waveform[:, ::-1]))
+        kept = waveform[:, : waveform.shape[1] - droppable]
+        return Sound(np.concatenate([silence, kept], axis=1), sound.sample_rate)
+    return Sound(np.concatenate([waveform[:, -samples:], silence], axis=1), sound.sample_rate)
+
+
+def _quiet_samples(waveform: NDArray[np.float32]) -> int:
+    """Samples at the start that nobody hears beside the rest; all but one where everything is quiet."""
+    level = np.abs(waveform).max(axis=0, initial=0.0)
+    loud = float(np.percentile(level, 95)) if len(level) else 0.0
+    heard = np.flatnonzero(level > max(loud * 10 ** (QUIET_BELOW_LOUD / 20), 10 ** (QUIET_DBFS / 20)))
+    return int(heard[0]) if heard.size else max(0, len(level) - 1)

@@ -1,119 +1,136 @@
-"""Temporal smoothing: takes brightness flicker out of a clip and calms what should be still; motion and face stay.
+"""Temporal smoothing: takes flicker out of a clip and calms what should be still; motion and mouth stay.
 
-Two steps, both on a sliding window, so that memory does not grow with the clip and any frame can be read on its own:
+`light` evens out the brightness (see brightness.py) and moves each pixel half way to the mean of its neighbours in time
+where it differs from them by no more than noise does. A moving edge differs by much more and is left alone, and so is
+the face. `flow` averages each frame with the two before it, brought to it along the optical flow; so moving things are
+calmed as well. Where the frames disagree although motion was taken out, something was hidden, and the frame is kept;
+around the mouth the average is weak, so that lips move as far as before. `both` does one after the other.
 
-1. The mean brightness outside the face is compared with its mean over nine frames; the difference is taken off the
-   frame. A flicker vanishes, a step (as between separately decoded chunks) becomes a ramp of a third of a second.
-2. Each pixel moves half way to the mean of its neighbours in time where it differs from them by no more than noise
-   does. A moving edge differs by much more and is left alone, and so is the face, whose small motions are what counts.
+Everything works on a sliding window, so that memory does not grow with the clip and any frame can be read on its own.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..frames import Frame, FrameSource
+from ..prepared import Face
+from .brightness import EvenedFrames
+from .motion import Flow, Grey, MotionFinder, moved_along, pixel_grid
+from .regions import Weights, mouth_box, outside
 
-Box = tuple[float, float, float, float]
+SmoothingMethod = Literal["light", "flow", "both"]
 
-BRIGHTNESS_RADIUS = 4  # frames to each side
-BRIGHTNESS_LIMIT = 12.0  # of 255; what differs by more is a cut or a light switched on
-SAMPLE_STEP = 4  # brightness is measured on every fourth row and column
 CALMING = 0.5
 NOISE = 6.0  # of 255
 NOISE_BLUR = 5  # pixels; a difference counts when it is wider than a single pixel
-FACE_MARGIN = 0.25  # of the face's size, around it; a soft edge of the same width follows
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+AVERAGING = 0.5  # share of what came before, frame by frame
+AT_MOUTH = 0.1  # of that share
+MOUTH_MARGIN = 0.3
+STILL = 0.15  # pixels; less is no motion but the flow's own noise, and moving by it would only soften
 
 
-class SmoothedFrames:
-    """A FrameSource that smooths another one; face: the box to spare in pixels, None where there is no face."""
+def smooth(source: FrameSource, method: SmoothingMethod, fps: float, face: Face | None) -> FrameSource:
+    """The frames of ``source``, smoothed as they are read. face: as in the first frame, None if there is none."""
+    still = outside(face.box if face else None, source.height, source.width)
+    if method in ("light", "both"):
+        source = CalmedFrames(EvenedFrames(source, still, fps), still)
+    if method in ("flow", "both"):
+        mouth = outside(mouth_box(face) if face else None, source.height, source.width, MOUTH_MARGIN)
+        source = FlowAveragedFrames(source, AT_MOUTH + (1 - AT_MOUTH) * mouth)
+    return source
 
-    def __init__(self, source: FrameSource, face: Box | None) -> None:
+
+class CalmedFrames:
+    """A FrameSource: pixels that differ from their neighbours in time as noise does get less of it."""
+
+    def __init__(self, source: FrameSource, still: Weights) -> None:
         self.count, self.height, self.width = source.count, source.height, source.width
         self._source = source
-        self._weight = _weight_outside(face, source.height, source.width)
-        self._measured = self._weight[::SAMPLE_STEP, ::SAMPLE_STEP] > 0.99
-        if not self._measured.any():
-            self._measured = np.ones_like(self._measured)
+        self._weight = CALMING * still
+        self._likeness = np.exp(-((np.arange(256, dtype=np.float32) / NOISE) ** 2)).reshape(1, 256)
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """Frames start..stop-1, each a fresh (H, W, 3) uint8 RGB array."""
         stop = self.count if stop is None else min(stop, self.count)
         if start >= stop:
             return
-        window: deque[NDArray[np.float32]] = deque(maxlen=3)
-        evened = self._evened(max(0, start - 1), min(self.count, stop + 1))
-        if start > 0:
-            window.append(next(evened))
-        window.append(next(evened))
+        incoming = self._source.frames(max(0, start - 1), min(self.count, stop + 1))
+        before = next(incoming) if start > 0 else None
+        current = next(incoming)
         for index in range(start, stop):
-            after = next(evened, None) if index + 1 < self.count else None
+            after = next(incoming) if index + 1 < self.count else None
+            # The first and the last frame, which lack a neighbour, stay as they are.
+            yield current.copy() if before is None or after is None else self._calmed(before, current, after)
             if after is not None:
-                window.append(after)
-            before = window[0] if index > 0 else None
-            current = window[-2] if after is not None else window[-1]
-            yield self._calmed(before, current, after)
-            if after is None:
-                return
-            if len(window) == 3:
-                window.popleft()
+                before, current = current, after
 
-    def _evened(self, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
-        """Step 1: frames start..stop-1 as float32 0..255."""
-        radius = BRIGHTNESS_RADIUS
-        first = max(0, start - radius)
-        buffer: deque[tuple[int, Frame, float]] = deque()
-        incoming = enumerate(self._source.frames(first, min(self.count, stop + radius)), first)
-        for index in range(start, stop):
-            reach = min(radius, index, self.count - 1 - index)  # symmetric, so that a fade is not bent at the ends
-            while not buffer or buffer[-1][0] < index + reach:
-                number, frame = next(incoming)
-                buffer.append((number, frame, self._brightness(frame)))
-            while buffer[0][0] < index - radius:
-                buffer.popleft()
-            _, frame, brightness = next(entry for entry in buffer if entry[0] == index)
-            near = [
-                other
-                for number, _, other in buffer
-                if abs(number - index) <= reach and abs(other - brightness) <= BRIGHTNESS_LIMIT
-            ]
-            yield frame.astype(np.float32) + np.float32(sum(near) / len(near) - brightness)
-
-    def _brightness(self, frame: Frame) -> float:
-        pixels = frame[::SAMPLE_STEP, ::SAMPLE_STEP][self._measured]
-        return float(pixels.mean(axis=0) @ LUMA)
-
-    def _calmed(
-        self, before: NDArray[np.float32] | None, current: NDArray[np.float32], after: NDArray[np.float32] | None
-    ) -> Frame:
-        """Step 2; the first and the last frame, which lack a neighbour, stay as they are."""
-        if before is not None and after is not None:
-            neighbours = (before + after) * 0.5
-            difference = neighbours - current
-            # Steady motion shows in how the neighbours differ from each other, a passing thing in how they differ from
-            # this frame.
-            moved = np.maximum(np.abs(difference), np.abs(after - before)).max(axis=2)
-            likeness = np.exp(-((cv2.blur(moved, (NOISE_BLUR, NOISE_BLUR)) / NOISE) ** 2))
-            current = current + difference * (CALMING * self._weight * likeness)[..., None]
-        return np.clip(np.rint(current), 0, 255).astype(np.uint8)
+    def _calmed(self, before: Frame, current: Frame, after: Frame) -> Frame:
+        neighbours = cv2.addWeighted(before, 0.5, after, 0.5, 0)
+        # Steady motion shows in how the neighbours differ from each other, a passing thing in how they differ from it.
+        moved = cv2.max(cv2.absdiff(neighbours, current), cv2.absdiff(after, before))
+        red, green, blue = cv2.split(moved)
+        widened = cv2.blur(cv2.max(cv2.max(red, green), blue), (NOISE_BLUR, NOISE_BLUR))
+        share = cv2.LUT(widened, self._likeness) * self._weight
+        calmed: Frame = cv2.blendLinear(neighbours, current, share, 1 - share)
+        return calmed
 
 
-def _weight_outside(face: Box | None, height: int, width: int) -> NDArray[np.float32]:
-    """(H, W) float32: 0 in the face and its margin, 1 far from it, soft in between."""
-    weight = np.ones((height, width), np.float32)
-    if face is None:
-        return weight
-    x1, y1, x2, y2 = face
-    margin_x, margin_y = FACE_MARGIN * (x2 - x1), FACE_MARGIN * (y2 - y1)
-    top, bottom = (int(np.clip(v, 0, height)) for v in (y1 - 2 * margin_y, y2 + 2 * margin_y))
-    left, right = (int(np.clip(v, 0, width)) for v in (x1 - 2 * margin_x, x2 + 2 * margin_x))
-    weight[top:bottom, left:right] = 0.0
-    soft = max(1, int(min(margin_x, margin_y)))
-    blurred = cv2.blur(weight, (2 * soft + 1, 2 * soft + 1))
-    return np.asarray(blurred, np.float32)
+class FlowAveragedFrames:
+    """A FrameSource: an exponential average over each frame and the two before it, along the motion.
+
+    share: (H, W) float32, how much of the average is taken where.
+    """
+
+    def __init__(self, source: FrameSource, share: Weights) -> None:
+        self.count, self.height, self.width = source.count, source.height, source.width
+        self._source = source
+        self._share = AVERAGING * share
+        self._finder = MotionFinder(source.height, source.width, quick=True)
+        self._grid = pixel_grid(source.height, source.width)
+        small_width, small_height = self._finder.size
+        self._small_grid = pixel_grid(small_height, small_width)
+        self._likeness = np.exp(-((np.arange(256, dtype=np.float32) / NOISE) ** 2)).reshape(1, 256)
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Frames start..stop-1, each a fresh (H, W, 3) uint8 RGB array."""
+        stop = self.count if stop is None else min(stop, self.count)
+        if start >= stop:
+            return
+        first = max(0, start - 2)
+        before: Frame | None = None  # the frame before, and its average with the one before that
+        average_before: Frame | None = None
+        small_before: Grey | None = None
+        for index, frame in enumerate(self._source.frames(first, stop), first):
+            small = self._finder.reduced(frame)
+            result = average = frame
+            if before is not None and average_before is not None and small_before is not None:
+                where, share = self._way_back(small, small_before)
+                rest = 1 - share
+                # Fixed-point maps serve both pictures, each then in two thirds of the time.
+                maps = cv2.convertMaps(where, None, cv2.CV_16SC2)
+                average = cv2.blendLinear(_moved(before, maps), frame, share, rest)
+                result = cv2.blendLinear(_moved(average_before, maps), frame, share, rest)
+            if index >= start:
+                yield result.copy() if result is frame else result
+            before, average_before, small_before = frame, average, small
+
+    def _way_back(self, small: Grey, small_before: Grey) -> tuple[Flow, NDArray[np.float32]]:
+        """Where each pixel was one frame ago, and how much that place has to say about it."""
+        flow = self._finder.flow(small, small_before)
+        flow[np.abs(flow).max(axis=2) * float(self._finder.scale.max()) < STILL] = 0
+        differ = cv2.blur(cv2.absdiff(moved_along(small_before, self._small_grid + flow), small), (3, 3))
+        alike = cv2.resize(cv2.LUT(differ, self._likeness), (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        where = self._finder.enlarged(flow, self.width, self.height)
+        where += self._grid
+        return where, alike * self._share
+
+
+def _moved(picture: Frame, maps: tuple[NDArray[np.int16], NDArray[np.uint16]]) -> Frame:
+    moved: Frame = cv2.remap(picture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return moved

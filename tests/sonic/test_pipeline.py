@@ -30,7 +30,7 @@ def prepared_for(seconds: float) -> PreparedData:
     picture = resize(read_picture(ROOT / "examples" / "batch" / "eileen_collins.png"), (SIDE, SIDE))
     sound, _ = used_part(read_sound(ROOT / "tests" / "data" / "voice.wav"), seconds)
     face = Face((20.0, 8.0, 40.0, 32.0), np.zeros((468, 3), np.float32), 1.0)
-    return PreparedData(picture, face, sound, speech_for_models(sound), (512, 512), (0, 0, 512, 512))
+    return PreparedData(picture, face, sound, speech_for_models(sound), (512, 512), (0, 0, 512, 512), picture)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,355 @@
+"""Measures what is done to finished frames and sound, on the shipped examples; prints JSON, before and after.
+
+    python -m bench.quality [--sheet FILE] [--speed-only]
+
+The clips are the draft engine's: each example portrait speaks each example voice and the tests' own. What is wrong with
+a clip is planted, so that what is right is known: strobing, steps between windows, a sound that is 80 ms off, a mouth
+that stands open, frames that are held out, colours that are off in a crop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from comfyui_sonic.sonic.audio import MODEL_RATE, read_sound, speech_for_models
+from comfyui_sonic.sonic.draft.mouth_shapes import mouth_shapes
+from comfyui_sonic.sonic.draft.performance import Performance
+from comfyui_sonic.sonic.draft.render import DraftClip, render_draft
+from comfyui_sonic.sonic.frames import Frame, FrameSource, StillFrames
+from comfyui_sonic.sonic.loudness import at_usual_loudness, integrated_loudness
+from comfyui_sonic.sonic.options import InferenceOptions, PrepareOptions
+from comfyui_sonic.sonic.portrait import read_picture
+from comfyui_sonic.sonic.postprocess.composite import CompositeFrames, place_of
+from comfyui_sonic.sonic.postprocess.lip_sync import measure_sync, mouth_openings, possible_shift, shift_sound
+from comfyui_sonic.sonic.postprocess.retiming import FlowBetween, RetimedFrames
+from comfyui_sonic.sonic.postprocess.silence_gate import ClosedMouthFrames, opening_at_rest, silence_curve
+from comfyui_sonic.sonic.postprocess.smoothing import SmoothingMethod, smooth
+from comfyui_sonic.sonic.prepare import prepare
+from comfyui_sonic.sonic.prepared import PreparedData, Sound
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples" / "batch"
+PICTURES = ("eileen_collins.png", "close_up.png", "painted_anna.png")
+VOICES = (
+    EXAMPLES / "eileen_collins_welcome.wav",
+    EXAMPLES / "eileen_collins_问候.wav",
+    EXAMPLES / "close_up.mp3",
+    EXAMPLES / "painted_anna.wav",
+    ROOT / "tests" / "data" / "voice.wav",
+)
+FPS = 25.0
+FRAMES = 150  # of a clip, six seconds
+STROBE_HZ, STROBE = 1.0, 0.03
+WINDOW, STEP = 25, 4.0  # frames of a window, levels of 255
+PLANTED_S = 0.08
+OPEN_JAW = 0.3
+TINT = np.array([8, -5, 4])
+METHODS: tuple[SmoothingMethod, ...] = ("light", "flow", "both")
+
+
+class Kept:
+    """Frames in memory as a FrameSource, so that only the stage that is measured takes time."""
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self.count = len(frames)
+        self.height, self.width = frames[0].shape[:2]
+        self._frames = frames
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        for frame in self._frames[start:stop]:
+            yield frame.copy()
+
+
+def prepared_of(picture: str, voice: Path, options: PrepareOptions | None = None) -> PreparedData:
+    return prepare(read_picture(EXAMPLES / picture), read_sound(voice), options or PrepareOptions())
+
+
+def outside_brightness(frames: Sequence[Frame], prepared: PreparedData) -> NDArray[np.float64]:
+    """Mean brightness of each frame beside the face."""
+    assert prepared.face is not None
+    x1, _, x2, _ = prepared.face.box
+    left, right = max(1, int(x1) - 60), min(frames[0].shape[1] - 1, int(x2) + 60)
+    return np.array([np.concatenate([f[:, :left], f[:, right:]], axis=1).mean() for f in frames])
+
+
+def smoothing(picture: str, voice: Path) -> dict[str, Any]:
+    prepared = prepared_of(picture, voice)
+    assert prepared.face is not None
+    clip = list(render_draft(prepared, InferenceOptions(fps=FPS)).frames(0, FRAMES))
+    at = np.arange(len(clip))
+    strobe = 1 + STROBE * np.sin(2 * np.pi * STROBE_HZ * at / FPS)
+    levels = np.random.default_rng(1).uniform(-STEP, STEP, len(clip) // WINDOW + 1)[at // WINDOW]
+    planted = {
+        "strobe": [np.clip(np.rint(f * g), 0, 255).astype(np.uint8) for f, g in zip(clip, strobe, strict=True)],
+        "steps": [
+            np.clip(np.rint(f.astype(np.float32) + level), 0, 255).astype(np.uint8)
+            for f, level in zip(clip, levels, strict=True)
+        ],
+    }
+    noise = np.random.default_rng(2)
+    noisy = [np.clip(np.rint(f + noise.normal(0, 2, f.shape)), 0, 255).astype(np.uint8) for f in clip[:50]]
+    mouth = mouth_openings(clip)
+    result: dict[str, Any] = {}
+    for method in METHODS:
+        row: dict[str, Any] = {}
+        for name, frames in planted.items():
+            if method == "flow":  # it has nothing to do with brightness
+                continue
+            after = list(smooth(Kept(frames), method, FPS, prepared.face).frames())
+            before_curve, after_curve = (outside_brightness(f, prepared) for f in (frames, after))
+            if name == "strobe":
+                row["strobe_std"] = [float(before_curve.std()), float(after_curve.std())]
+            else:
+                steps = [np.abs(np.diff(c)).max() for c in (before_curve, after_curve)]
+                row["largest_step"] = [float(step) for step in steps]
+        clean = list(smooth(Kept(clip), method, FPS, prepared.face).frames())
+        row["mouth_amplitude_kept"] = float(np.nanstd(mouth_openings(clean)) / np.nanstd(mouth))
+        calm = list(smooth(Kept(noisy), method, FPS, prepared.face).frames())
+        error = [
+            np.mean([np.abs(a.astype(np.int16) - b).mean() for a, b in zip(c[3:47], clip[3:47], strict=True)])
+            for c in (noisy, calm)
+        ]
+        row["noise_error"] = [float(e) for e in error]
+        result[method] = row
+    return result
+
+
+def lip_sync(picture: str, voice: Path) -> dict[str, Any]:
+    prepared = prepared_of(picture, voice)
+    clip = render_draft(prepared, InferenceOptions(fps=FPS))
+    openings = mouth_openings(clip.frames(0, min(clip.count, int(15 * FPS))))
+    result = {}
+    for planted_s in (-PLANTED_S, PLANTED_S):
+        sound = planted(prepared.sound, -planted_s)
+        before = measure_sync(openings, FPS, speech_for_models(sound))
+        moved = shift_sound(sound, possible_shift(sound, before.correction_s))
+        after = measure_sync(openings, FPS, speech_for_models(moved))
+        result[f"{planted_s * 1000:+.0f}"] = {
+            "found_ms": before.offset_s * 1000,
+            "sure": before.is_sure,
+            "confidence": before.confidence,
+            "left_ms": (planted_s - before.correction_s) * 1000,
+            "agreement": [before.as_it_is, after.as_it_is],
+        }
+    return result
+
+
+def planted(sound: Sound, seconds: float) -> Sound:
+    """The sound later (silence comes first) or earlier (its first moment is lost)."""
+    samples = round(seconds * sound.sample_rate)
+    if samples < 0:
+        return Sound(sound.waveform[:, -samples:], sound.sample_rate)
+    silence = np.zeros((len(sound.waveform), samples), np.float32)
+    return Sound(np.concatenate([silence, sound.waveform], axis=1), sound.sample_rate)
+
+
+def open_in_silence(prepared: PreparedData) -> DraftClip:
+    """The example with a jaw that hangs open wherever it would be shut."""
+    clip = render_draft(prepared, InferenceOptions(fps=FPS))
+    curves = {name: getattr(clip.performance, name) for name in Performance.__dataclass_fields__}
+    curves["jaw"] = np.maximum(curves["jaw"], OPEN_JAW).astype(np.float32)
+    curves["pressed"] = np.zeros_like(curves["pressed"])
+    return DraftClip(clip.picture, clip.geometry, Performance(**curves))
+
+
+def silence(picture: str, voice: Path) -> dict[str, Any] | None:
+    """Mean opening in silence above rest, in parts of the face's height, before and after; None without silence."""
+    prepared = prepared_of(picture, voice)
+    assert prepared.face is not None
+    normal = render_draft(prepared, InferenceOptions(fps=FPS))
+    hanging = open_in_silence(prepared)
+    count = min(hanging.count, 250)
+    rest = opening_at_rest(mouth_openings(normal.frames(0, count)))
+    shut = silence_curve(prepared.speech, FPS, hanging.count)
+    whole = np.flatnonzero(shut[:count] >= 0.99)
+    if len(whole) < 5:
+        return None
+    closed = ClosedMouthFrames(hanging, prepared.face, shut, rest)
+    before, after = (mouth_openings(clip.frames(0, count)) for clip in (hanging, closed))
+    spoken = shut[:count] == 0
+    return {
+        "frames": len(whole),
+        "opening_above_rest": [float(np.clip(c[whole] - rest, 0, None).mean()) for c in (before, after)],
+        "change_in_speech": float(np.abs(before[spoken] - after[spoken]).max()) if spoken.any() else 0.0,
+    }
+
+
+def interpolation(picture: str, voice: Path) -> dict[str, float]:
+    """Every second frame is held out and made anew: mean error around the face, beside that of blending."""
+    prepared = prepared_of(picture, voice)
+    assert prepared.face is not None
+    clip = list(render_draft(prepared, InferenceOptions(fps=FPS, motion_scale=2.0)).frames(0, 101))
+    made = RetimedFrames(Kept(clip[::2]), FPS / 2, FPS, FlowBetween(*clip[0].shape[:2]))
+    x1, y1, x2, y2 = (max(0, int(value)) for value in prepared.face.box)
+    face = np.s_[y1:y2, x1:x2]
+    flow, blend = [], []
+    for index, frame in enumerate(made.frames(0, 100)):
+        if index % 2:
+            truth = clip[index][face].astype(np.float32)
+            mean = (clip[index - 1][face].astype(np.float32) + clip[index + 1][face]) / 2
+            flow.append(float(np.abs(frame[face] - truth).mean()))
+            blend.append(float(np.abs(mean - truth).mean()))
+    return {"error": float(np.mean(flow)), "error_of_blending": float(np.mean(blend))}
+
+
+def composite(picture: str, voice: Path) -> dict[str, Any]:
+    """A crop with its colours off, laid back: the step over its edge beyond the picture's own, pasted and composed."""
+    prepared = prepared_of(picture, voice, PrepareOptions(crop="crop to face", expand_ratio=0.5))
+    frame = next(render_draft(prepared, InferenceOptions(fps=FPS)).frames())
+    off = np.clip(frame.astype(np.int16) + TINT, 0, 255).astype(np.uint8)
+    source, still = Kept([off]), StillFrames(prepared.original)
+    box = place_of(prepared, source, still)
+    composed = next(CompositeFrames(source, still, box).frames())
+    x1, y1, x2, y2 = box
+    pasted = prepared.original.copy()
+    pasted[y1:y2, x1:x2] = cv2.resize(off, (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA)
+    own = edge_step(prepared.original, box)
+    return {"seam": [edge_step(pasted, box) - own, edge_step(composed, box) - own], "box": list(box)}
+
+
+def edge_step(frame: Frame, box: tuple[int, int, int, int]) -> float:
+    """Mean step over those edges of the box that lie inside the picture, in levels."""
+    x1, y1, x2, y2 = box
+    f = frame.astype(np.float32)
+    steps = []
+    for at, size, axis in (
+        (x1, frame.shape[1], 1),
+        (x2, frame.shape[1], 1),
+        (y1, frame.shape[0], 0),
+        (y2, frame.shape[0], 0),
+    ):
+        if 0 < at < size:
+            along = f[y1:y2] if axis else f[:, x1:x2]
+            steps.append(np.abs(np.take(along, at, axis) - np.take(along, at - 1, axis)).mean())
+    return float(np.mean(steps)) if steps else 0.0
+
+
+def loudness(voice: Path) -> dict[str, Any]:
+    """How far the mouth shapes (0..1) of quiet copies are from the recording's, at most, without and with it."""
+    speech = speech_for_models(read_sound(voice))
+    as_recorded = integrated_loudness(speech, MODEL_RATE)
+    frames = int(len(speech) / MODEL_RATE * FPS)
+    usual = mouth_shapes(speech, FPS, frames)
+
+    def changed(heard: NDArray[np.float32]) -> float:
+        return float(np.abs(mouth_shapes(heard, FPS, frames) - usual).max())
+
+    result: dict[str, Any] = {
+        "recorded_lufs": as_recorded,
+        "as_recorded": changed(at_usual_loudness(speech, MODEL_RATE)),
+    }
+    for lufs in (-45, -65):
+        quiet = np.asarray(speech * np.float32(10 ** ((lufs - as_recorded) / 20)), np.float32)
+        result[f"at {lufs}"] = [changed(quiet), changed(at_usual_loudness(quiet, MODEL_RATE))]
+    return result
+
+
+def speed() -> dict[str, Any]:
+    """Frames a second of each stage at 512 x 512, the frames in memory already; and the time of the processor."""
+    prepared = prepared_of("close_up.png", VOICES[2])
+    assert prepared.face is not None
+    frames = list(render_draft(prepared, InferenceOptions(fps=FPS)).frames(0, 100))
+    kept = Kept(frames)
+    large = np.asarray(cv2.resize(frames[0], (1920, 1080)))
+    stages: dict[str, FrameSource] = {
+        **{f"smoothing_{method}": smooth(kept, method, FPS, prepared.face) for method in METHODS},
+        "interpolation_2x": RetimedFrames(kept, FPS, 2 * FPS, FlowBetween(512, 512)),
+        "composite_into_1920x1080": CompositeFrames(kept, StillFrames(large), (700, 300, 1212, 812)),
+        "silence_gate": ClosedMouthFrames(kept, prepared.face, np.ones(100, np.float32), 0.0),
+    }
+    result: dict[str, Any] = {}
+    for name, source in stages.items():
+        result[name] = timed(lambda source=source: sum(1 for _ in source.frames()))  # type: ignore[misc]
+    result["sync_analysis"] = timed(lambda: len(mouth_openings(kept.frames())))
+    return result
+
+
+def timed(work: Any) -> dict[str, float]:
+    """The best of three."""
+    best, busy = np.inf, np.inf
+    for _ in range(3):
+        started, cpu = time.perf_counter(), time.process_time()
+        count = work()
+        best = min(best, (time.perf_counter() - started) / count)
+        busy = min(busy, (time.process_time() - cpu) / count)
+    return {"frames_per_s": 1 / best, "processor_ms_per_frame": busy * 1000}
+
+
+def measure() -> dict[str, Any]:
+    pairs = [(picture, voice) for picture in PICTURES for voice in VOICES]
+    own = [("eileen_collins.png", VOICES[0]), ("close_up.png", VOICES[2]), ("painted_anna.png", VOICES[3])]
+
+    def table(stage: Any, of: Sequence[tuple[str, Path]]) -> dict[str, Any]:
+        return {f"{Path(picture).stem} x {voice.stem}": stage(picture, voice) for picture, voice in of}
+
+    sync = table(lip_sync, pairs)
+    cases = [case for clip in sync.values() for case in clip.items()]
+    return {
+        "smoothing": table(smoothing, own),
+        "lip_sync": sync,
+        "lip_sync_found_within_10_ms": sum(abs(c["found_ms"] - float(p)) <= 10 and c["sure"] for p, c in cases),
+        "lip_sync_corrected_within_20_ms": sum(abs(c["left_ms"]) <= 20 for _, c in cases),
+        "lip_sync_cases": len(cases),
+        "silence": table(silence, [(picture, VOICES[3]) for picture in PICTURES]),
+        "interpolation": table(interpolation, own),
+        "composite": table(composite, own),
+        "loudness": {voice.stem: loudness(voice) for voice in VOICES},
+    }
+
+
+def draw(path: Path) -> None:
+    """Rows of before and after: a mouth that hangs open in silence, a crop whose colours are off."""
+    prepared = prepared_of("close_up.png", VOICES[3])
+    assert prepared.face is not None
+    hanging = open_in_silence(prepared)
+    shut = silence_curve(prepared.speech, FPS, hanging.count)
+    closed = ClosedMouthFrames(hanging, prepared.face, shut, 0.0)
+    moments = [int(i) for i in np.flatnonzero(shut >= 0.99)[:: max(1, int((shut >= 0.99).sum() // 4))][:4]]
+    left, _, right, bottom = (max(0, int(value)) for value in prepared.face.box)
+    face = np.s_[bottom - (right - left) : bottom, left:right]
+    rows = [[next(clip.frames(i, i + 1))[face] for i in moments] for clip in (hanging, closed)]
+    small = prepared_of("eileen_collins.png", VOICES[0], PrepareOptions(crop="crop to face", expand_ratio=0.5))
+    clip = render_draft(small, InferenceOptions(fps=FPS))
+    off = [np.clip(f.astype(np.int16) + 2 * TINT, 0, 255).astype(np.uint8) for f in clip.frames(40, 44)]
+    source, still = Kept(off), StillFrames(small.original)
+    x1, y1, x2, y2 = box = place_of(small, source, still)
+    pasted = []
+    for frame in off:
+        whole = small.original.copy()
+        whole[y1:y2, x1:x2] = cv2.resize(frame, (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA)
+        pasted.append(whole)
+    rows += [pasted, list(CompositeFrames(source, still, box).frames())]
+    labels = ("open in silence", "closed", "pasted", "composed")
+    tiles = []
+    for label, row in zip(labels, rows, strict=True):
+        line = [cv2.resize(frame, (224, 224), interpolation=cv2.INTER_AREA) for frame in row]
+        for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(line[0], label, (6, 216), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, width, cv2.LINE_AA)
+        tiles.append(np.hstack(line))
+    cv2.imwrite(str(path), cv2.cvtColor(np.vstack(tiles), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sheet", type=Path, help="draw before and after into this picture")
+    parser.add_argument("--speed-only", action="store_true")
+    arguments = parser.parse_args()
+    report: dict[str, Any] = {"speed": speed()}
+    if not arguments.speed_only:
+        report |= measure()
+    if arguments.sheet:
+        draw(arguments.sheet)
+    sys.stdout.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
