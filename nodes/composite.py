@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..sonic.frames import FrameSource, StillFrames
 from ..sonic.postprocess.composite import CompositeFrames, place_of
 from ..sonic.prepared import PreparedData
-from .frame_tensor import FrameTensor
+from .frame_tensor import FrameTensor, about
 from .image_frames import ImageFrames
 from .progress import raise_if_interrupted
 from .sockets import PreparedSocket
@@ -48,5 +48,6 @@ class Composite(io.ComfyNode):
         whole = (x1, y1, x2, y2) == (0, 0, frames.width, frames.height)
         where = "fill all of it" if whole else f"lie at {x1}, {y1} in it, {x2 - x1} x {y2 - y1} of them"
         return io.NodeOutput(
-            FrameTensor(frames, raise_if_interrupted), ui={"text": [f"The picture has {size}; the images {where}."]}
+            FrameTensor(frames, raise_if_interrupted, about(images)),
+            ui={"text": [f"The picture has {size}; the images {where}."]},
         )

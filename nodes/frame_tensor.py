@@ -46,6 +46,11 @@ _DIRECT = {
 }
 
 
+def about(images: torch.Tensor) -> Mapping[str, str]:
+    """What a video of these images is to say of itself; nothing for ordinary ones."""
+    return images.about if isinstance(images, FrameTensor) else NOTHING_SAID
+
+
 class _Clip:
     """The frames behind one or more FrameTensors: a source, and all of its frames once they were needed."""
 

@@ -11,7 +11,7 @@ from ..sonic.checkpoints import sonic_files
 from ..sonic.errors import MissingWeights
 from ..sonic.frames import FrameSource
 from ..sonic.postprocess.retiming import Between, FlowBetween, RetimedFrames, RifeBetween
-from .frame_tensor import FrameTensor
+from .frame_tensor import FrameTensor, about
 from .image_frames import ImageFrames
 from .kept_networks import interpolation_network
 from .model_folders import model_folders
@@ -66,7 +66,7 @@ class Interpolate(io.ComfyNode):
         way = _way(source, model, method)
         frames = RetimedFrames(source, fps, target_fps, way)
         text = f"{source.count} frames at {fps:g} a second became {frames.count} at {target_fps:g}, by {way.name}."
-        return io.NodeOutput(FrameTensor(frames, raise_if_interrupted), target_fps, ui={"text": [text]})
+        return io.NodeOutput(FrameTensor(frames, raise_if_interrupted, about(images)), target_fps, ui={"text": [text]})
 
 
 def _way(source: FrameSource, model: Any, method: Method) -> Between:

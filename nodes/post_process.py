@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from numpy.typing import NDArray
 
 from ..sonic.audio import MODEL_RATE, speech_for_models
+from ..sonic.engine import engine_of
 from ..sonic.frames import Frame, FrameSource
 from ..sonic.landmarks import find_faces
 from ..sonic.loudness import at_usual_loudness
@@ -25,7 +26,7 @@ from ..sonic.postprocess.lip_sync import (
 from ..sonic.postprocess.silence_gate import ClosedMouthFrames, opening_at_rest, silence_curve
 from ..sonic.postprocess.smoothing import SmoothingMethod, smooth
 from ..sonic.prepared import Face, Sound
-from .frame_tensor import FrameTensor
+from .frame_tensor import FrameTensor, about
 from .image_frames import ImageFrames
 from .progress import FrameProgress, raise_if_interrupted
 from .sockets import audio_of, sound_of
@@ -81,6 +82,13 @@ class PostProcess(io.ComfyNode):
                     optional=True,
                     tooltip="Closes a mouth that stands open where nobody speaks. The draft engine's is closed anyway.",
                 ),
+                io.Boolean.Input(
+                    "skip_draft",
+                    default=False,
+                    optional=True,
+                    tooltip="Lets through as it is what the draft engine made: its frames neither flicker nor run "
+                    "late, and each stage takes as long as making them. A manual offset still counts.",
+                ),
             ],
             outputs=[io.Image.Output(display_name="images"), io.Audio.Output(display_name="audio")],
         )
@@ -96,9 +104,13 @@ class PostProcess(io.ComfyNode):
         smoothing_method: SmoothingMethod = "light",
         manual_offset_ms: float = 0.0,
         close_mouth_in_silence: bool = False,
+        skip_draft: bool = False,
     ) -> io.NodeOutput:
         source: FrameSource = ImageFrames(images)
         lines: list[str] = []
+        if skip_draft and engine_of(about(images)) == "draft":
+            temporal_smoothing = lip_sync_correction = close_mouth_in_silence = False
+            lines.append("The draft engine's frames neither flicker nor run late, so they go on as they are.")
         openings: NDArray[np.float32] | None = None
         wanted = manual_offset_ms / 1000
         sound = sound_of(audio) if lip_sync_correction or wanted or close_mouth_in_silence else None
@@ -126,7 +138,7 @@ class PostProcess(io.ComfyNode):
                 + (", the mouth is spared." if face else "; no face was found to spare.")
             )
         if temporal_smoothing or close_mouth_in_silence:
-            images = FrameTensor(source, raise_if_interrupted)
+            images = FrameTensor(source, raise_if_interrupted, about(images))
         return io.NodeOutput(
             images, audio, ui={"text": lines or ["Nothing was asked for; images and sound are unchanged."]}
         )

@@ -25,6 +25,7 @@ from ..sonic.video import Seal, copy_mp4, no_seal, write_mp4
 from ..sonic.video_codecs import CODEC_NAMES, OWN_CRF, Output, output_of
 from ..sonic.video_source import VideoFile, open_video, without_container
 from ..sonic.visible_label import CORNERS, LEAST_SIZE, VisibleLabel, labelled
+from .frame_tensor import about
 from .marks import label_font, producer_or_set, signing
 from .progress import FrameProgress
 from .sockets import frames_of, sound_of
@@ -239,7 +240,7 @@ def _clip(images: torch.Tensor | None, audio: dict[str, Any] | None, fps: float,
         raise BadSetting("images", f"either images or a video can be saved, and {what}.")
     sound = sound_of(audio) if audio is not None else None
     if video is None:
-        return _of_images(images, sound, fps, getattr(images, "about", None))
+        return _of_images(images, sound, fps, about(images) if images is not None else None)
     file = _file_of(video)
     if file is None:
         parts = video.get_components()

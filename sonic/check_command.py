@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ def check_videos(arguments: argparse.Namespace) -> int:
 
 def report_of(path: Path) -> dict[str, Any]:
     """What ``check`` says of one video, as plain values. Raises BadVideo."""
+    from .engine import engine_of
     from .errors import BadSound
     from .quality import measure_quality  # torch is loaded only when something is measured
     from .video_source import open_video
@@ -40,14 +40,7 @@ def report_of(path: Path) -> dict[str, Any]:
         sound = video.sound()
     except BadSound:  # there is a track, but nothing in it
         sound = None
-    return {"engine": _engine(video.metadata), **measure_quality(video.steady_frames(), video.fps, sound).to_dict()}
-
-
-def _engine(metadata: Mapping[str, str]) -> str:
-    try:
-        return str(json.loads(metadata.get("sonic", "{}")).get("engine", ""))
-    except (ValueError, AttributeError):
-        return ""
+    return {"engine": engine_of(video.metadata), **measure_quality(video.steady_frames(), video.fps, sound).to_dict()}
 
 
 def lines_of(report: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,14 @@ class EngineChoice:
 
     name: Literal["sonic", "draft"]
     reason: str
+
+
+def engine_of(metadata: Mapping[str, str]) -> str:
+    """The engine that made a video, as its metadata say; '' for one of others."""
+    try:
+        return str(json.loads(metadata.get("sonic", "{}")).get("engine", ""))
+    except (ValueError, AttributeError):
+        return ""
 
 
 def misfit() -> str:
