@@ -29,10 +29,12 @@ from .presence import Identity
 from .prompt_events import PromptRunner, SavedFile
 from .prompt_queue import PromptQueueRunner
 from .quality_gate import Measure
+from .queue_view import QueueView
 from .redis_connection import connect, safe_url
 from .store import Store
 from .templates import SHIPPED, load_templates
 from .tiers import TIERS, lanes_of
+from .unserved import Unserved
 from .wishes import Leaving
 from .worker import Worker
 
@@ -115,9 +117,11 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     task = asyncio.create_task(_work(worker, keeper, health, settings), name="sonic_worker")
     task.add_done_callback(_say_why)
     depart_on_sigterm(leaving, task, settings.grace_s)
+    view = QueueView(store.client, store.keys, settings.url)
+    beside = [asyncio.create_task(Unserved(view).run(), name="sonic_unserved")]
     if settings.results_days:
-        sweeping = asyncio.create_task(OldResults(store, files).run(), name="sonic_old_results")
-        task.add_done_callback(lambda _: sweeping.cancel())
+        beside.append(asyncio.create_task(OldResults(store, files).run(), name="sonic_old_results"))
+    task.add_done_callback(lambda _: [one.cancel() for one in beside])
 
 
 async def _work(worker: Worker, keeper: LeaseKeeper, health: Health, settings: Settings) -> None:

@@ -36,6 +36,7 @@ from .states import State
 from .store import Store
 from .submission import Defaults, Submitted, counts_line, make_output_folder, submit_orders
 from .templates import SHIPPED, Template, load_templates
+from .unserved import alerts
 from .watch_folder import FolderWatch
 
 WATCH_S = 1.0
@@ -288,8 +289,10 @@ async def _status(arguments: argparse.Namespace, queue: Queue) -> int:
         return 0
     counts, instances = await queue.view.counts(), await queue.view.instances()
     away = sorted(set(await queue.view.draining()) - {one["name"] for one in instances})
+    said = list(alerts(counts.waiting, instances).values())
     if arguments.json:
-        print_json({**counts.__dict__, "queued": counts.queued, "instances": instances, "draining_away": away})
+        found = {**counts.__dict__, "queued": counts.queued, "instances": instances}
+        print_json({**found, "draining_away": away, "alerts": said})
         return 0
     console = console_for()
     console.print(
@@ -311,6 +314,8 @@ async def _status(arguments: argparse.Namespace, queue: Queue) -> int:
             for one in instances
         ]  # fmt: skip
         print_table(console, ("instance", "tiers", "engines", "device", "running", ""), rows)
+    for sentence in said:
+        console.print(sentence)
     if away:
         console.print(f"Not running, and to take no job when started again: {', '.join(away)}.")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from .console import JobsDisplay
 from .follow import Follower
 from .job import JobRecord
 from .queue_view import QueueView
+from .unserved import Unserved
 
 
 async def show_until_ended(
@@ -26,12 +28,16 @@ async def show_until_ended(
     follower = Follower(view, after)
     follower.add(names)
     records: dict[str, JobRecord] = {}
-    with JobsDisplay(console) as display:
-        display.add(dict(names))
-        async for changed in follower.changes():
-            for record in changed:
-                records[record.task_id] = record
-                display.update(record)
-            if each_second:
-                await each_second()
+    looking = asyncio.create_task(Unserved(view, console.print).run())
+    try:
+        with JobsDisplay(console) as display:
+            display.add(dict(names))
+            async for changed in follower.changes():
+                for record in changed:
+                    records[record.task_id] = record
+                    display.update(record)
+                if each_second:
+                    await each_second()
+    finally:
+        looking.cancel()
     return records

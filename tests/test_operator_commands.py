@@ -223,3 +223,11 @@ async def test_what_cannot_be_done_is_one_sentence_and_status_1(
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert words in (await hands.told(*arguments))["error"]
+
+
+async def test_status_says_what_waits_for_an_instance_that_is_not_there(hands: Hands) -> None:
+    where = ("file:///a.png", "file:///a.wav", "file:///a.mp4")
+    await hands.store.submit([Submission(JobSpec(new_job_id(), *where), 1024)])
+    (sentence,) = (await hands.told("status"))["alerts"]
+    assert sentence.startswith("1 job waits for an instance that serves resolution 1024")
+    assert sentence in " ".join((await hands.run("status")).stdout.split())

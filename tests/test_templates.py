@@ -52,7 +52,10 @@ def test_a_parameter_reaches_the_input_it_names_and_filling_changes_no_template(
         ({"fps": float("nan")}, r"config\.fps: 'nan' is no number\."),
         ({"engine": "magic"}, r"config\.engine: 'magic' is not one of auto, sonic, draft\."),
         ({"engine": 3}, r"config\.engine: '3' is no text\."),
-        ({"sharpness": 1}, r"config\.sharpness: the template 'portrait_speaks' has no such parameter, but close.*, crop, .*"),
+        (
+            {"sharpness": 1},
+            r"config\.sharpness: the template 'portrait_speaks' has no such parameter, but close",
+        ),
     ],
 )
 def test_a_wrong_parameter_is_one_sentence(speaks: Template, config: dict[str, Any], words: str) -> None:
