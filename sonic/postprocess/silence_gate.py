@@ -30,6 +30,7 @@ ATTACK_S, RELEASE_S = 0.16, 0.12  # the mouth closes and opens in
 REST_QUANTILE = 0.05  # of the openings of a clip: the mouth at rest
 NOTICED = 0.004  # of the face's height: an opening above rest that is worth closing
 REACH = 0.75  # of the way from the lip to the chin: below, nothing moves
+UNSEEN = 0.012  # of the face's height: by so much a mouth is more open than the mesh sees it
 LEAST_SCORE = 0.5  # of the mesh, as for lip sync
 
 
@@ -110,7 +111,7 @@ def close_mouth(frame: Frame, face: Face, shut: float, at_rest: float) -> Frame:
     above_rest = geometry.lip_gap.max() - at_rest * geometry.height
     if above_rest < NOTICED * geometry.height:
         return frame
-    rise = geometry.lip_gap * (shut * above_rest / geometry.lip_gap.max())
+    rise = geometry.lip_gap * (shut * (above_rest + UNSEEN * geometry.height) / geometry.lip_gap.max())
     below = REACH * geometry.chin_distance
     x0, y0, x1, y1 = _box(geometry, below, frame.shape[1], frame.shape[0])
     if x1 <= x0 or y1 <= y0:
