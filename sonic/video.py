@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .errors import CannotWrite
 from .frames import Frame
 from .prepared import Sound
+from .scheduling import usual_scheduling
 from .video_codecs import ITU709, Output, encoder_of
 
 AAC_BITRATE = 192_000
@@ -114,7 +115,9 @@ def _encode(
     for frame in _with_first(first, remaining):
         picture = _picture(frame, output)
         picture.pts, picture.time_base = count, 1 / rate
-        container.mux(video.encode(picture))
+        with nullcontext() if count else usual_scheduling():  # the first one opens the encoder
+            packets = video.encode(picture)
+        container.mux(packets)
         count += 1
         if track is not None:
             track.write_until(count / rate)

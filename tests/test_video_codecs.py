@@ -266,3 +266,15 @@ def test_what_is_no_video_is_one_sentence(tmp_path: Path) -> None:
     voice = Path(__file__).parent / "data" / "voice.wav"
     with pytest.raises(BadVideo, match="holds no pictures"):
         open_video(voice)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system knows no such scheduling")
+def test_no_encoder_puts_this_process_before_all_others(output: Output, tmp_path: Path) -> None:
+    def watched() -> Iterator[Frame]:
+        for frame in clip(4):
+            threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+            assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_OTHER}
+            yield frame
+
+    write_mp4(tmp_path / "a.mp4", watched(), 25.0, output=output)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
