@@ -27,7 +27,7 @@ BridgeError
 from __future__ import annotations
 
 # Names of the error classes with which a node says that the caller's material is at fault; a retry cannot help.
-BAD_INPUT_TYPES = frozenset({"BadInput", "BadPortrait", "NoFace", "BadSound", "BadSetting"})
+BAD_INPUT_TYPES = frozenset({"BadInput", "BadPortrait", "NoFace", "BadSound", "BadVideo", "BadSetting"})
 
 
 class BridgeError(Exception):

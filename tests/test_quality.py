@@ -148,4 +148,4 @@ def test_the_command_prints_what_it_finds_and_its_status_says_whether_it_is_enou
     assert main(["check", str(bad)]) == 1
     assert "No face is seen in 30 of 30 frames." in capsys.readouterr().out
     assert main(["check", str(tmp_path / "none.mp4")]) != 0
-    assert "is not there" in capsys.readouterr().err
+    assert "is no longer there" in capsys.readouterr().err

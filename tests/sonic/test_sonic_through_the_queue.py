@@ -37,7 +37,8 @@ async def test_the_batch_goes_to_the_server_that_announces_sonic(
 
     with contextlib.ExitStack() as stack:
         for name in ("without", "with"):
-            server = Instance(comfyui_path, tmp_path / name, environment=environment(redis_url, queue, name, orders))
+            variables_of_server = environment(redis_url, queue, name, orders) | {"SONIC_QUEUE_QUALITY": "off"}
+            server = Instance(comfyui_path, tmp_path / name, environment=variables_of_server)
             install_pack(ROOT, server.base_directory / "custom_nodes")
             if name == "with":
                 write_sonic_files(server.base_directory / "models")
