@@ -13,7 +13,7 @@ async def comfy_entrypoint():  # type: ignore[no-untyped-def]  # ComfyExtension 
     from .nodes.extension import SonicExtension
     from .nodes.material import CHECKS
     from .queue_bridge.attach import attach
-    from .sonic.check_command import report_of
+    from .sonic.quality import report_of
 
     attach(available_engines, CHECKS, report_of)
     return SonicExtension()

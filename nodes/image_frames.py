@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from ..sonic.errors import BadPortrait
 from ..sonic.frames import Frame
+from .sockets import frames_of
 
 
 class ImageFrames:
@@ -23,6 +23,4 @@ class ImageFrames:
         self.count, self.height, self.width = images.shape[:3]
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-        for image in self._images[start:stop]:
-            pixels = image[..., :3].mul(255.0).round_().clamp_(0, 255).byte().cpu().numpy()
-            yield np.ascontiguousarray(np.broadcast_to(pixels, (self.height, self.width, 3)))
+        return frames_of(self._images[start:stop])

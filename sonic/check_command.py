@@ -19,6 +19,8 @@ def add_check_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 def check_videos(arguments: argparse.Namespace) -> int:
     """Raises BadVideo for the first that cannot be read."""
+    from .quality import report_of  # torch is loaded only when something is measured
+
     found = {str(path): report_of(path) for path in arguments.videos}
     if arguments.json:
         sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
@@ -26,21 +28,6 @@ def check_videos(arguments: argparse.Namespace) -> int:
         for path, report in found.items():
             sys.stdout.write(f"{path}\n" + "".join(f"  {line}\n" for line in lines_of(report)))
     return int(any(report["falls_short"] for report in found.values()))
-
-
-def report_of(path: Path) -> dict[str, Any]:
-    """What ``check`` says of one video, as plain values. Raises BadVideo."""
-    from .engine import engine_of
-    from .errors import BadSound
-    from .quality import measure_quality  # torch is loaded only when something is measured
-    from .video_source import open_video
-
-    video = open_video(path)
-    try:
-        sound = video.sound()
-    except BadSound:  # there is a track, but nothing in it
-        sound = None
-    return {"engine": engine_of(video.metadata), **measure_quality(video.steady_frames(), video.fps, sound).to_dict()}
 
 
 def lines_of(report: dict[str, Any]) -> list[str]:
@@ -51,9 +38,9 @@ def lines_of(report: dict[str, Any]) -> list[str]:
 
     offset = told(report["sync_offset_ms"], " ms")
     sure = "" if report["sync_offset_ms"] is None or report["sync_is_sure"] else ", not sure"
+    engine = f", engine {report['engine']}" if report["engine"] else ""
     return [
-        f"{report['frames']} frames, {report['seconds']:g} s"
-        + (f", engine {report['engine']}" * bool(report["engine"])),
+        f"{report['frames']} frames, {report['seconds']:g} s{engine}",
         f"mouth behind sound: {offset}{sure}; agreement: {told(report['sync_correlation'], '')}",
         f"open in silence: {told(report['open_in_silence'], ' of the widest')}; "
         f"mouth's amplitude: {told(report['mouth_amplitude'], ' of the face')}",

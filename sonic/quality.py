@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .audio import MODEL_RATE, speech_for_models
+from .engine import engine_of
+from .errors import BadSound
 from .frames import Frame
 from .interruption import Check, no_check
 from .postprocess.lip_sync import SyncEstimate, measure_sync, mouth_openings
 from .prepared import Sound
+from .video_source import open_video
 
 RIM = 0.125  # of each side: there is seldom a face so far out, so what changes there is flicker
 RIM_STEP = 4  # pixels; brightness needs no more
@@ -58,6 +62,16 @@ class Quality:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are kept."""
         return {**asdict(self), "falls_short": list(self.falls_short)}
+
+
+def report_of(path: Path) -> dict[str, Any]:
+    """The engine and the quality of a finished video, as plain values. Raises BadVideo."""
+    video = open_video(path)
+    try:
+        sound = video.sound()
+    except BadSound:  # there is a track, but nothing in it
+        sound = None
+    return {"engine": engine_of(video.metadata), **measure_quality(video.steady_frames(), video.fps, sound).to_dict()}
 
 
 def measure_quality(frames: Iterable[Frame], fps: float, sound: Sound | None, check: Check = no_check) -> Quality:

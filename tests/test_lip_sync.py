@@ -12,6 +12,7 @@ from comfyui_sonic.sonic.draft.performance import jaw_opening
 from comfyui_sonic.sonic.engine import choose_engine, render
 from comfyui_sonic.sonic.options import InferenceOptions, PrepareOptions
 from comfyui_sonic.sonic.portrait import read_picture
+from comfyui_sonic.sonic.postprocess import lip_sync
 from comfyui_sonic.sonic.postprocess.lip_sync import measure_sync, mouth_openings, possible_shift, shift_sound
 from comfyui_sonic.sonic.prepare import prepare
 from comfyui_sonic.sonic.prepared import Sound
@@ -153,3 +154,11 @@ def test_a_delay_planted_into_a_finished_clip_is_found_and_taken_out() -> None:
         assert estimate.offset_s == pytest.approx(-delay_s, abs=0.01)
         corrected = shift_sound(planted, estimate.correction_s)
         assert abs(measure_sync(openings, 25, speech_for_models(corrected)).offset_s) <= 0.02
+
+
+def test_where_no_face_is_seen_it_is_looked_for_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[int] = []
+    monkeypatch.setattr(lip_sync, "find_faces", lambda frame, check: searches.append(int(frame[0, 0, 0])) or [])
+    openings = mouth_openings(np.full((64, 64, 3), number, np.uint8) for number in range(100))
+    assert np.isnan(openings).all() and len(openings) == 100
+    assert searches[:4] == [0, 2, 6, 14] and len(searches) < 20

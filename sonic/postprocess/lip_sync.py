@@ -29,6 +29,7 @@ RATE = 200  # Hz of the two curves that are compared: steps of 5 ms
 SMOOTHING_S = 0.08  # mouths do not follow loudness more finely
 FOLLOWED_TOGETHER = 4  # frames; a head moves little in so short a time, and the network is quicker
 LEAST_SCORE = 0.5  # of the mesh
+LONGEST_PAUSE = 8  # frames between two searches in vain, which take seconds each
 SEARCHED_S = 0.25
 CORRECTED_S = 0.2  # more is not drift but the wrong sound
 WRONG_S = 0.5  # offsets from here on cannot be right: they show what chance gives
@@ -75,17 +76,23 @@ UNKNOWN = SyncEstimate(0.0, 0.0, 0.0, 0.0)
 def mouth_openings(frames: Iterable[Frame], check: Check = no_check) -> NDArray[np.float32]:
     """(frames,) distance of the inner lips over the height of the face; NaN where no face is seen.
 
-    The face is searched for once and followed, four frames at a time. check: what it raises ends a search.
+    The face is searched for once and followed, four frames at a time. One that comes back is noticed within
+    LONGEST_PAUSE frames. check: what it raises ends a search.
     """
     openings: list[float] = []
     face: Face | None = None
+    next_search, pause = 0, 1
     waiting = iter(frames)
     while together := list(islice(waiting, FOLLOWED_TOGETHER)):
         seen = [] if face is None else fit_mesh_in_each(together, square_around(face.landmarks))
         for number, frame in enumerate(together):
             face = seen[number] if seen else None
             if face is None or face.score < LEAST_SCORE:
-                face = next(iter(find_faces(frame, check)), None)
+                face = None
+                if len(openings) >= next_search:
+                    face = next(iter(find_faces(frame, check)), None)
+                    pause = 1 if face else min(2 * pause, LONGEST_PAUSE)
+                    next_search = len(openings) + pause
                 if face is not None and number + 1 < len(together):
                     rest = fit_mesh_in_each(together[number + 1 :], square_around(face.landmarks))
                     seen = [face] * (number + 1) + rest
