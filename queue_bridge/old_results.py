@@ -6,8 +6,8 @@ import asyncio
 import json
 import logging
 
-from .errors import BridgeError
 from .job_files import JobFiles
+from .now_and_then import now_and_then
 from .store import Store
 
 log = logging.getLogger("sonic.old_results")
@@ -24,15 +24,8 @@ class OldResults:
         self._files = files
 
     async def run(self) -> None:
-        """Sweep now and then until this task is cancelled."""
-        while True:
-            try:
-                await self.sweep()
-            except BridgeError as error:
-                log.debug("old results: %s", error)
-            except Exception:  # a sweep that ends for ever would not be noticed
-                log.exception("An error that was not foreseen while old results were removed.")
-            await asyncio.sleep(SWEEP_S)
+        """Sweep until this task is cancelled."""
+        await now_and_then(self.sweep, SWEEP_S, log)
 
     async def sweep(self) -> int:
         """Remove what is too old; returns how many videos that were."""

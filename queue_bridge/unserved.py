@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .errors import BridgeError
+from .now_and_then import now_and_then
 from .queue_view import QueueView
 from .tiers import lanes_of
 
@@ -60,11 +59,4 @@ class Unserved:
 
     async def run(self) -> None:
         """Look until this task is cancelled."""
-        while True:
-            try:
-                await self.look()
-            except BridgeError as error:
-                log.debug("looking for jobs that nobody serves: %s", error)
-            except Exception:  # a look that ends for ever would not be noticed
-                log.exception("An error that was not foreseen while jobs were looked at that nobody serves.")
-            await asyncio.sleep(LOOK_S)
+        await now_and_then(self.look, LOOK_S, log)
