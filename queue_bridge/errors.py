@@ -9,6 +9,7 @@ BridgeError
 │   ├── BadJob            a field or a parameter of a job is wrong
 │   └── TemplateError     a job template is missing or is none
 ├── FileUnreachable       an input or output of a job cannot be reached now; it may be later
+├── BacklogFull           a caller has as many jobs that have not ended as it may have
 ├── LeaseLost             another instance has this job now
 ├── StartStopped          an operator's wish ends this start; ``cause`` is "cancelled" or "drained"
 ├── InstanceError         a ComfyUI server could not be started, or is gone
@@ -72,6 +73,10 @@ class TemplateError(JobError):
 
 class FileUnreachable(BridgeError):
     """Raised when an input or an output of a job cannot be reached now, such as on a network drive that is away."""
+
+
+class BacklogFull(BridgeError):
+    """Raised when a caller has as many jobs that have not ended as its API key allows; nothing was queued."""
 
 
 class LeaseLost(BridgeError):
