@@ -11,7 +11,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -23,6 +23,7 @@ from .tiers import TIERS
 ENVIRONMENT = "SONIC_QUEUE_"
 CONFIG_FILE = "SONIC_QUEUE_CONFIG"
 QUALITIES = ("sonic", "all", "off")
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -70,6 +71,11 @@ class Settings:
     quality: str = _setting("sonic", "whose finished videos are measured: sonic, all (draft's, too) or off")
     quality_gate: bool = _setting(True, "a measured video that falls short is made once more, with another seed")
     durable: bool = _setting(False, "a queue's server that is started here waits for the disk before it answers")
+
+    gateway_folder: str = _setting("", "where `sonic-queue gateway` keeps uploads and results; a folder in the roots")
+    gateway_upload_mb: float = _setting(512.0, "an upload to the gateway may have so many MB", low=0.001, high=1e6)
+    gateway_read_s: float = _setting(30.0, "a request's head, and each pause in its body, may take so long", low=0.1)
+    gateway_origins: tuple[str, ...] = _setting((), "web pages of these origins may use the gateway; none by default")
 
     @property
     def prefix(self) -> str:
@@ -126,6 +132,9 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if kind == tuple[int, ...]:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(_number(int, part, where) for part in _list(parts, where))
+    if kind == tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(text for part in _list(parts, where) if (text := _text(part, where).strip()))
     if kind is str:
         return _text(value, where)
     if kind is bool:
@@ -184,8 +193,17 @@ def _check(settings: Settings, places: Mapping[str, str]) -> None:
         raise wrong("quality", f"'{settings.quality}' is not one of {', '.join(QUALITIES)}.")
     for tier in set(settings.tiers) - set(TIERS):
         raise wrong("tiers", f"{tier} is not one of {', '.join(map(str, TIERS))}.")
+    _check_folders(settings, wrong)
+
+
+def _check_folders(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
     folders = [("roots", one) for one in settings.roots] + [("templates", one) for one in settings.templates]
     for name, folder in [(name, one) for name, one in folders if not one.is_absolute()]:
         raise wrong(name, f"'{folder}' is no absolute path.")
+    if settings.gateway_folder and not Path(settings.gateway_folder).is_absolute():
+        raise wrong("gateway_folder", f"'{settings.gateway_folder}' is no absolute path.")
+    for origin in settings.gateway_origins:
+        if not ORIGIN.fullmatch(origin):
+            raise wrong("gateway_origins", f"'{origin}' is no origin such as https://shop.example.")
     for folder in [one for one in settings.templates if not one.is_dir()]:
         raise wrong("templates", f"the folder '{folder}' is not there.")

@@ -22,6 +22,7 @@ from .errors import BadJob, FileUnreachable, JobError, PromptFailed
 from .job import JobSpec
 from .quality_gate import report_beside
 
+SCHEMES = frozenset({"file"})  # kinds of addresses that a job may name
 FOLDER = "sonic"  # below ComfyUI's input and output folders
 # The disk is full, a quota is used up, or a file may not become larger.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])})
@@ -45,20 +46,7 @@ class JobFiles:
 
     def path_of(self, uri: str, field: str) -> Path:
         """The file that a URI of a job names. Raises BadJob when that is none of the allowed ones."""
-        parts = urlsplit(uri)
-        if parts.scheme != "file":
-            raise BadJob(field, f"'{parts.scheme or uri}' is no kind of address that is taken here; use file:///...")
-        if parts.netloc not in ("", "localhost"):
-            raise BadJob(field, f"the file is on another computer ('{parts.netloc}'); name one that is mounted here.")
-        if "\0" in unquote(parts.path) or parts.query or parts.fragment:
-            raise BadJob(field, "the file's name holds characters that it cannot hold; quote them.")
-        path = Path(url2pathname(parts.path))
-        resolved = path.resolve()
-        if not path.is_absolute() or not any(resolved.is_relative_to(root) for root in self._roots):
-            raise BadJob(
-                field, f"'{path}' lies outside the folders that this instance may use; add its folder to roots."
-            )
-        return resolved
+        return path_in(self._roots, uri, field)
 
     def sources(self, spec: JobSpec) -> tuple[tuple[int, int], ...]:
         """Size and time of picture and sound where they are, to see whether a copy is still true; empty when away."""
@@ -200,6 +188,25 @@ class JobFiles:
             shutil.rmtree(folder / FOLDER / task_id / self._start(token), ignore_errors=True)
             with contextlib.suppress(OSError):  # another start's files are in it
                 (folder / FOLDER / task_id).rmdir()
+
+
+def path_in(roots: Iterable[Path], uri: str, field: str) -> Path:
+    """The file that a URI of a job names, with its links resolved. roots: resolved, too.
+
+    Raises BadJob when it is none in these folders.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        raise BadJob(field, f"'{parts.scheme or uri}' is no kind of address that is taken here; use file:///...")
+    if parts.netloc not in ("", "localhost"):
+        raise BadJob(field, f"the file is on another computer ('{parts.netloc}'); name one that is mounted here.")
+    if "\0" in unquote(parts.path) or parts.query or parts.fragment:
+        raise BadJob(field, "the file's name holds characters that it cannot hold; quote them.")
+    path = Path(url2pathname(parts.path))
+    resolved = path.resolve()
+    if not path.is_absolute() or not any(resolved.is_relative_to(root) for root in roots):
+        raise BadJob(field, f"'{path}' lies outside the folders that this instance may use; add its folder to roots.")
+    return resolved
 
 
 def glob_escape(text: str) -> str:

@@ -60,7 +60,7 @@ class Keys:
         return self._key("idempotency:") + short_key[:BUCKET], short_key[BUCKET:]
 
     def submitted(self, caller: str) -> str:
-        """Stream, trimmed: an entry for each job that a caller has submitted, as long as it is kept. caller: '' for none."""
+        """Stream: an entry for each job that a caller has submitted, as long as it is kept. caller: '' for none."""
         return self._key("submitted:") + caller
 
     def bucket(self, caller: str) -> str:

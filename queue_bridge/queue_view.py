@@ -148,22 +148,29 @@ class QueueView:
         return int(await self._ask(self._client.hget(self._keys.unended, caller)) or 0)
 
     async def submitted(
-        self, callers: Sequence[str], limit: int, *, after: str = "", since_ms: int | None = None
+        self, callers: Sequence[str], limit: int, *, after: tuple[str, str] | None = None, since_ms: int | None = None
     ) -> list[tuple[str, str]]:
         """(place in the order of submission, job id) of so many jobs of these callers, the latest first.
 
-        after: the place of the last one that need not be told. since_ms: the other way round, from that time on.
+        after: the last of them that need not be told. since_ms: the other way round, from that time on.
         """
         async with self._client.pipeline(transaction=False) as pipeline:
-            for caller in callers:
+            for caller in callers:  # one of several callers' jobs that have the same place may have been told already
                 key = self._keys.submitted(caller)
                 if since_ms is None:
-                    pipeline.xrevrange(key, f"({after}" if after else "+", "-", count=limit)
+                    pipeline.xrevrange(key, after[0] if after else "+", "-", count=limit + 1)
                 else:
-                    pipeline.xrange(key, f"({after}" if after else str(since_ms), "+", count=limit)
+                    pipeline.xrange(key, after[0] if after else str(since_ms), "+", count=limit + 1)
             answers = await self._ask(pipeline.execute())
-        entries = [(place, fields["job"]) for found in answers for place, fields in found]
-        return sorted(entries, key=lambda one: place_of(one[0]), reverse=since_ms is None)[:limit]
+        latest_first = since_ms is None
+        entries = sorted(
+            ((place_of(place), fields["job"], place) for found in answers for place, fields in found),
+            reverse=latest_first,
+        )
+        if after:
+            told = (place_of(after[0]), after[1])
+            entries = [one for one in entries if (one[:2] < told if latest_first else one[:2] > told)]
+        return [(place, task_id) for _, task_id, place in entries[:limit]]
 
     async def oldest_s(self) -> dict[tuple[str, str], float]:
         """When the job was submitted that has waited longest, by class and lane; seconds since 1970."""

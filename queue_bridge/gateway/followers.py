@@ -1,0 +1,151 @@
+"""Server-sent events: where a task or batch is, then whatever happens to it, until its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from ..job import JobRecord
+from ..states import TERMINAL
+from .batches import EVERY, batch_view
+from .context import Gateway, batch_of, gateway_of, record_of
+from .event_stream import Event, Follower, is_end
+from .fields import Field
+from .listing import jobs_of_batch
+from .task_view import task_view
+
+HEARTBEAT_S = 15.0
+RETRY_MS = 2000  # after which a browser connects again
+LOOKED_BACK = 20_000  # events, to resume; a follower who has missed more begins with a snapshot
+EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,10}")
+LAST_EVENT = Field("Last-Event-ID", "string", "the id of the last event that was seen", pattern=EVENT_ID.pattern)
+SHOWN = ("state", "cause", "stage")
+NUMBERS = ("percent", "seconds_left")
+HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class EventLine:
+    """One follower's connection."""
+
+    def __init__(self, request: web.Request, patience_s: float) -> None:
+        self._request = request
+        self._response = web.StreamResponse(headers=HEADERS)
+        self._patience_s = patience_s
+
+    async def open(self) -> None:
+        await self._response.prepare(self._request)
+        await self._write(f"retry: {RETRY_MS}\n\n")
+
+    async def send(self, kind: str, event_id: str, data: Mapping[str, Any]) -> None:
+        await self._write(f"event: {kind}\nid: {event_id}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n")
+
+    async def beat(self) -> None:
+        await self._write(": still here\n\n")
+
+    async def close(self) -> web.StreamResponse:
+        await self._response.write_eof()
+        return self._response
+
+    async def _write(self, text: str) -> None:
+        async with asyncio.timeout(self._patience_s):  # who reads nothing holds no line
+            await self._response.write(text.encode("utf-8", "replace"))
+
+
+def shown(event: Event) -> dict[str, Any]:
+    """What a client sees of an event."""
+    found: dict[str, Any] = {"task_id": event.get("job", "")}
+    found |= {name: event[name] for name in SHOWN if name in event}
+    found |= {name: float(event[name]) for name in NUMBERS if event.get(name)}
+    return found | {"at_ms": int(event.get("at", 0))}
+
+
+async def _next(follower: Follower) -> tuple[str, Event, JobRecord | None] | None:
+    """What happens next. Raises TimeoutError when nothing does for HEARTBEAT_S or something was missed."""
+    if follower.missed:
+        follower.missed = False
+        raise TimeoutError
+    async with asyncio.timeout(HEARTBEAT_S):
+        return await follower.events.get()
+
+
+def _last_id(request: web.Request) -> str:
+    given = request.headers.get("Last-Event-ID", "")
+    return given if EVENT_ID.fullmatch(given) else ""
+
+
+async def task_events(request: web.Request) -> web.StreamResponse:
+    gateway, found = gateway_of(request), await record_of(request)
+    task_id, seen = found.task_id, _last_id(request)
+    await gateway.events.ready()
+    with gateway.events.following([task_id]) as follower:
+        at = gateway.events.last_id
+        past = await gateway.events.past({task_id}, seen, LOOKED_BACK) if seen else None
+        record = await gateway.view.job(task_id) or found
+        if past == [] and record.state in TERMINAL:  # its end has been told; this ends a browser's coming back
+            return web.Response(status=204)
+        line = EventLine(request, gateway.settings.gateway_read_s)
+        await line.open()
+        for event_id, event in past or ():
+            await line.send("change", event_id, shown(event))
+        if past is None:
+            await line.send("snapshot", at, task_view(record, gateway.places))
+        while record.state not in TERMINAL:
+            try:
+                item = await _next(follower)
+            except TimeoutError:
+                record = await gateway.view.job(task_id) or record
+                await line.beat()
+                continue
+            if item is None:
+                return await line.close()
+            at, event, ended = item
+            await line.send("change", at, shown(event))
+            record = ended or record
+        await line.send("end", at, task_view(record, gateway.places))
+        return await line.close()
+
+
+async def batch_events(request: web.Request) -> web.StreamResponse:
+    gateway, (batch_id, counts) = gateway_of(request), await batch_of(request)
+    seen = _last_id(request)
+    await gateway.events.ready()
+    ids = [record.task_id for record in await jobs_of_batch(gateway.view, batch_id, counts, EVERY)]
+    with gateway.events.following(ids) as follower:
+        at = gateway.events.last_id
+        past = await gateway.events.past(set(ids), seen, LOOKED_BACK) if seen else None
+        live = await _live(gateway, ids)
+        if past == [] and not live:
+            return web.Response(status=204)
+        line = EventLine(request, gateway.settings.gateway_read_s)
+        await line.open()
+        for event_id, event in past or ():
+            await line.send("change", event_id, shown(event))
+        if past is None:
+            await line.send("snapshot", at, batch_view(batch_id, await gateway.view.batch(batch_id)))
+        while live:
+            try:
+                item = await _next(follower)
+            except TimeoutError:
+                live = await _live(gateway, ids)
+                await line.beat()
+                continue
+            if item is None:
+                return await line.close()
+            at, event, _ = item
+            await line.send("change", at, shown(event))
+            if is_end(event):
+                live.discard(event["job"])
+                if not live:
+                    live = await _live(gateway, ids)  # some may have been put back
+        await line.send("end", at, batch_view(batch_id, await gateway.view.batch(batch_id)))
+        return await line.close()
+
+
+async def _live(gateway: Gateway, ids: list[str]) -> set[str]:
+    records = await gateway.view.jobs(ids)
+    return {task_id for task_id, record in records.items() if record.state not in TERMINAL}
