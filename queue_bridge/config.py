@@ -193,10 +193,10 @@ def _check(settings: Settings, places: Mapping[str, str]) -> None:
         raise wrong("quality", f"'{settings.quality}' is not one of {', '.join(QUALITIES)}.")
     for tier in set(settings.tiers) - set(TIERS):
         raise wrong("tiers", f"{tier} is not one of {', '.join(map(str, TIERS))}.")
-    _check_folders(settings, wrong)
+    _check_places(settings, wrong)
 
 
-def _check_folders(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
+def _check_places(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
     folders = [("roots", one) for one in settings.roots] + [("templates", one) for one in settings.templates]
     for name, folder in [(name, one) for name, one in folders if not one.is_absolute()]:
         raise wrong(name, f"'{folder}' is no absolute path.")

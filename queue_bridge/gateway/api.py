@@ -22,8 +22,10 @@ VIDEO = (
     Answer(304, "unchanged"),
 )
 NO_VIDEO = ("not-finished", "gone", "precondition-failed", "range")
-WRITES = ("bad-request", "too-slow", "too-large", "unsupported-media-type", "invalid", "conflict", "no-room")
-WRITES = (*WRITES, "idempotency-key-reused", "backlog-full")
+WRITES = (
+    *("bad-request", "too-slow", "too-large", "unsupported-media-type", "invalid", "conflict", "no-room"),
+    *("idempotency-key-reused", "backlog-full"),
+)
 
 OPERATIONS = (
     Operation(

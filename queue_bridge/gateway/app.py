@@ -19,11 +19,11 @@ from ..templates import Template
 from .access import admitted
 from .api import OPERATIONS
 from .api_keys import ApiKeys
-from .context import CALLER, GATEWAY, Gateway
+from .context import GATEWAY, Asked, Gateway
 from .event_stream import EventStream
 from .fields import checked_query
 from .openapi import description
-from .operations import Answer, Handler, Operation
+from .operations import Answer, Operation
 from .places import Places
 from .problem import Problem, of_http_error
 from .traffic import Traffic
@@ -31,6 +31,7 @@ from .uploads import SWEEP_S, OldUploads
 
 log = logging.getLogger("sonic.gateway")
 
+Served = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LASTING = frozenset({"followTask", "followBatch", "getResult"})  # last as long as their client wants
 AWAY_S = 2
 HEADERS: Mapping[str, str] = {
@@ -55,12 +56,11 @@ def build_app(
     """
     keys, events = ApiKeys(store), EventStream(view)
     gateway = Gateway(settings, store, view, templates, Places.of(settings), keys, events, Traffic(), is_open)
-    app = web.Application(middlewares=[_answered], client_max_size=0)
+    app = web.Application(middlewares=[_unserved], client_max_size=0)
     app[GATEWAY] = gateway
     for operation in (*OPERATIONS, _described(templates)):
         app.router.add_route(operation.method, operation.path, _served(operation))
     app.on_response_prepare.append(_with_headers)
-    app.on_shutdown.append(_end_followers)
     app.cleanup_ctx.append(_sweep)
     return app
 
@@ -69,7 +69,7 @@ def _described(templates: Mapping[str, Template]) -> Operation:
     """The operation that describes all operations, and itself."""
     text = ""
 
-    async def openapi(request: web.Request) -> web.Response:
+    async def openapi(request: web.Request, asked: Asked) -> web.Response:
         return web.Response(text=text, content_type="application/json")
 
     answers = (Answer(200, "this document", "Description"),)
@@ -80,40 +80,44 @@ def _described(templates: Mapping[str, Template]) -> Operation:
     return own
 
 
-def _served(operation: Operation) -> Handler:
-    """The handler of an operation, behind what all of them share."""
+def _served(operation: Operation) -> Served:
+    """The handler of an operation, with what all of them share."""
+
+    async def answered(request: web.Request) -> web.StreamResponse:
+        gateway = request.app[GATEWAY]
+        caller = await admitted(request, gateway, operation)
+        asked = Asked(gateway, caller, checked_query(operation.query, request.query))
+        return await operation.handler(request, asked)
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        request["operation"] = operation.name
-        gateway = request.app[GATEWAY]
-        request[CALLER] = await admitted(request, gateway, operation)
-        request["query"] = checked_query(operation.query, request.query)
-        return await operation.handler(request)
+        return await _counted(request, operation.name, answered)
 
     return handler
 
 
 @web.middleware
-async def _answered(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _unserved(request: web.Request, handler: Served) -> web.StreamResponse:
+    """What no operation serves: addresses and methods that there are not, and a browser's asking ahead."""
+    if request.match_info.http_exception is None:
+        return await handler(request)
+    if request.method == hdrs.METH_OPTIONS and _allowed_origin(request):
+        return web.Response(status=204)
+    return await _counted(request, "none", handler)
+
+
+async def _counted(request: web.Request, name: str, handler: Served) -> web.StreamResponse:
     """Every error as a problem, and every answer counted."""
-    began = time.monotonic()
-    response = await _attempted(request, handler)
-    if not request.content.is_eof() and not response.prepared:
-        response.force_close()  # what is left of the body is not waited for
-    name = request.get("operation", "none")
-    seconds = None if name in LASTING else time.monotonic() - began
-    request.app[GATEWAY].traffic.count(name, response.status, seconds)
+    gateway, began = request.app[GATEWAY], time.monotonic()
+    with gateway.traffic.one_more():
+        response = await _attempted(request, name, handler)
+    if not response.prepared and (not request.content.is_eof() or gateway.events.ended):
+        response.force_close()  # what is left of the body is not waited for, nor a further request when this ends
+    gateway.traffic.count(name, response.status, None if name in LASTING else time.monotonic() - began)
     return response
 
 
-async def _attempted(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _attempted(request: web.Request, name: str, handler: Served) -> web.StreamResponse:
     try:
-        if request.method == hdrs.METH_OPTIONS and _allowed_origin(request):
-            return web.Response(status=204)
         return await handler(request)
     except Problem as problem:
         return problem.response()
@@ -124,10 +128,10 @@ async def _attempted(
         detail = "Send the same request again in a moment; with an Idempotency-Key nothing is made twice."
         return Problem("unavailable", detail, {"Retry-After": str(AWAY_S)}).response()
     except (ConnectionError, TimeoutError):  # the client is gone, or reads nothing
-        log.debug("a client of %s is gone", request.get("operation", "none"))
+        log.debug("a client of %s is gone", name)
         return web.Response(status=499)
     except Exception:
-        log.exception("An error that was not foreseen in %s.", request.get("operation", "none"))
+        log.exception("An error that was not foreseen in %s.", name)
         return Problem("internal", "This should not happen; the gateway's log has more.").response()
 
 
@@ -153,13 +157,10 @@ async def _with_headers(request: web.Request, response: web.StreamResponse) -> N
             response.headers["Access-Control-Max-Age"] = "600"
 
 
-async def _end_followers(app: web.Application) -> None:
-    await app[GATEWAY].events.stop()
-
-
 async def _sweep(app: web.Application) -> AsyncIterator[None]:
     uploads = OldUploads(app[GATEWAY].view, app[GATEWAY].places)
     sweeping = asyncio.create_task(now_and_then(uploads.sweep, SWEEP_S, log))
     yield
+    await app[GATEWAY].events.stop()
     sweeping.cancel()
     await asyncio.gather(sweeping, return_exceptions=True)

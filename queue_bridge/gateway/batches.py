@@ -15,7 +15,7 @@ from ..orders import Order, Orders, read_orders
 from ..states import TERMINAL
 from .api_keys import Caller
 from .body import BATCH_BYTES, content_type, read_json
-from .context import Gateway, batch_of, caller_of, gateway_of
+from .context import Asked, Gateway, batch_of
 from .fields import Field, checked, invalid
 from .listing import jobs_of_batch
 from .new_tasks import (
@@ -51,10 +51,10 @@ BATCH = (
 COUNTS = ("total", "completed", "failed", "cancelled")
 
 
-async def create_batch(request: web.Request) -> web.Response:
+async def create_batch(request: web.Request, asked: Asked) -> web.Response:
     if content_type(request, JSON, MULTIPART, ZIP) != JSON:
-        return await _create_from_zip(request)
-    gateway, caller = gateway_of(request), caller_of(request)
+        return await _create_from_zip(request, asked)
+    gateway, caller = asked.gateway, asked.caller
     body = checked(BATCH, await read_json(request, BATCH_BYTES, gateway.settings.gateway_read_s))
     wanted = [checked(TASK_OF_BATCH, fields, f"tasks[{at}].") for at, fields in enumerate(body["tasks"])]
     own_id = body.get("batch_id", "")
@@ -80,8 +80,8 @@ def _tasks_of_list(
     return tasks
 
 
-async def _create_from_zip(request: web.Request) -> web.Response:
-    gateway = gateway_of(request)
+async def _create_from_zip(request: web.Request, asked: Asked) -> web.Response:
+    gateway = asked.gateway
     limit, pause_s = round(gateway.settings.gateway_upload_mb * MEGABYTE), gateway.settings.gateway_read_s
     fresh_id = new_id("batch")
     if request.content_type == ZIP:
@@ -91,11 +91,11 @@ async def _create_from_zip(request: web.Request) -> web.Response:
     async with reading as upload:
         if "archive" not in upload.files:
             raise invalid("archive", "is missing; send the ZIP in this field of the form.")
-        return await _queue_zip(request, upload, fresh_id)
+        return await _queue_zip(request, asked, upload, fresh_id)
 
 
-async def _queue_zip(request: web.Request, upload: Upload, fresh_id: str) -> web.Response:
-    gateway, caller = gateway_of(request), caller_of(request)
+async def _queue_zip(request: web.Request, asked: Asked, upload: Upload, fresh_id: str) -> web.Response:
+    gateway, caller = asked.gateway, asked.caller
     defaults = form_fields(upload.texts, DEFAULTS)
     orders, digest = (
         await asyncio.to_thread(_orders_of, gateway, upload),
@@ -184,12 +184,12 @@ def batch_view(batch_id: str, counts: Mapping[str, int]) -> dict[str, Any]:
     return {"batch_id": batch_id, **found, "unended": max(0, unended), "links": links}
 
 
-async def show_batch(request: web.Request) -> web.Response:
-    return web.json_response(batch_view(*await batch_of(request)))
+async def show_batch(request: web.Request, asked: Asked) -> web.Response:
+    return web.json_response(batch_view(*await batch_of(request, asked)))
 
 
-async def cancel_batch(request: web.Request) -> web.Response:
-    gateway, (batch_id, counts) = gateway_of(request), await batch_of(request)
+async def cancel_batch(request: web.Request, asked: Asked) -> web.Response:
+    gateway, (batch_id, counts) = asked.gateway, await batch_of(request, asked)
     records = await jobs_of_batch(gateway.view, batch_id, counts, EVERY)
     live = [record.task_id for record in records if record.state not in TERMINAL]
     answers: dict[str, str] = {}

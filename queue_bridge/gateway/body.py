@@ -76,8 +76,9 @@ def parsed(text: bytes | str, what: str) -> Any:
         raise Problem("bad-request", f"{what} is no JSON in UTF-8.") from error
 
 
-def check_length(request: web.Request, limit: int) -> None:
-    if request.content_length is not None and request.content_length > limit:
+def check_length(request: web.Request, limit: int, beside: int = 0) -> None:
+    """Refuse at once what says that it is too long. beside: bytes that do not count."""
+    if request.content_length is not None and request.content_length > limit + beside:
         raise too_large(limit)
 
 

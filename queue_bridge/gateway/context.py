@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 from aiohttp import web
 
@@ -36,30 +36,30 @@ class Gateway:
 
 
 GATEWAY = web.AppKey("GATEWAY", Gateway)
-CALLER = "caller"  # in a request: who asks
 
 
-def gateway_of(request: web.Request) -> Gateway:
-    return request.app[GATEWAY]
+@dataclass(frozen=True)
+class Asked:
+    """A request that is admitted. query: what stands behind the ? of its address, checked."""
+
+    gateway: Gateway
+    caller: Caller
+    query: Mapping[str, Any]
 
 
-def caller_of(request: web.Request) -> Caller:
-    return cast(Caller, request[CALLER])
-
-
-async def record_of(request: web.Request) -> JobRecord:
+async def record_of(request: web.Request, asked: Asked) -> JobRecord:
     """The task that the address names. Raises Problem "not-found" also for another caller's."""
     task_id = request.match_info["task_id"]
-    record = await gateway_of(request).view.job(task_id) if ID.fullmatch(task_id) else None
-    if record is None or not caller_of(request).sees(record.caller):
+    record = await asked.gateway.view.job(task_id) if ID.fullmatch(task_id) else None
+    if record is None or not asked.caller.sees(record.caller):
         raise Problem("not-found", "There is no such task, or it is no longer kept.")
     return record
 
 
-async def batch_of(request: web.Request) -> tuple[str, dict[str, int]]:
+async def batch_of(request: web.Request, asked: Asked) -> tuple[str, dict[str, int]]:
     """The batch that the address names and its counts. Raises Problem "not-found" also for another caller's."""
-    batch_id, view = request.match_info["batch_id"], gateway_of(request).view
+    batch_id, view = request.match_info["batch_id"], asked.gateway.view
     counts = await view.batch(batch_id) if ID.fullmatch(batch_id) else {}
-    if not counts or not caller_of(request).sees(await view.batch_caller(batch_id)):
+    if not counts or not asked.caller.sees(await view.batch_caller(batch_id)):
         raise Problem("not-found", "There is no such batch, or it is no longer kept.")
     return batch_id, counts

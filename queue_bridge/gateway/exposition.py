@@ -12,7 +12,7 @@ from aiohttp import web
 from ..job import PRIORITY_OF
 from ..queue_view import Counts
 from ..tiers import TIERS, tier_of_lane
-from .context import gateway_of
+from .context import Asked
 from .traffic import BUCKETS_S, Traffic
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -82,8 +82,8 @@ def traffic_exposition(traffic: Traffic, followers: int) -> list[str]:
     ]
 
 
-async def metrics(request: web.Request) -> web.Response:
-    gateway = gateway_of(request)
+async def metrics(request: web.Request, asked: Asked) -> web.Response:
+    gateway = asked.gateway
     counts, oldest_s = await gateway.view.counts(), await gateway.view.oldest_s()
     lines = exposition(counts, oldest_s, list(await gateway.view.instances()), time.time())
     lines += traffic_exposition(gateway.traffic, gateway.events.followers)

@@ -62,7 +62,7 @@ class Field:
             return f"is not {article} {self.kind}."
         if isinstance(value, str):
             return self._wrong_text(value)
-        size = len(value) if isinstance(value, list | dict) else value
+        size: Any = len(value) if isinstance(value, list | dict) else value
         if isinstance(size, float) and not math.isfinite(size):
             return "is no number."
         if (self.low is not None and size < self.low) or (self.high is not None and size > self.high):

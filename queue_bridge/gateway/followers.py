@@ -13,7 +13,7 @@ from aiohttp import web
 from ..job import JobRecord
 from ..states import TERMINAL
 from .batches import EVERY, batch_view
-from .context import Gateway, batch_of, gateway_of, record_of
+from .context import Asked, Gateway, batch_of, record_of
 from .event_stream import Event, Follower, is_end
 from .fields import Field
 from .listing import jobs_of_batch
@@ -78,8 +78,8 @@ def _last_id(request: web.Request) -> str:
     return given if EVENT_ID.fullmatch(given) else ""
 
 
-async def task_events(request: web.Request) -> web.StreamResponse:
-    gateway, found = gateway_of(request), await record_of(request)
+async def task_events(request: web.Request, asked: Asked) -> web.StreamResponse:
+    gateway, found = asked.gateway, await record_of(request, asked)
     task_id, seen = found.task_id, _last_id(request)
     await gateway.events.ready()
     with gateway.events.following([task_id]) as follower:
@@ -110,8 +110,8 @@ async def task_events(request: web.Request) -> web.StreamResponse:
         return await line.close()
 
 
-async def batch_events(request: web.Request) -> web.StreamResponse:
-    gateway, (batch_id, counts) = gateway_of(request), await batch_of(request)
+async def batch_events(request: web.Request, asked: Asked) -> web.StreamResponse:
+    gateway, (batch_id, counts) = asked.gateway, await batch_of(request, asked)
     seen = _last_id(request)
     await gateway.events.ready()
     ids = [record.task_id for record in await jobs_of_batch(gateway.view, batch_id, counts, EVERY)]

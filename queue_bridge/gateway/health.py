@@ -7,17 +7,17 @@ import os
 
 from aiohttp import web
 
-from .context import gateway_of
+from .context import Asked
 from .problem import Problem
 
 
-async def healthz(request: web.Request) -> web.Response:
+async def healthz(request: web.Request, asked: Asked) -> web.Response:
     return web.json_response({"status": "ok"})
 
 
-async def readyz(request: web.Request) -> web.Response:
+async def readyz(request: web.Request, asked: Asked) -> web.Response:
     """Raises Problem, or QueueUnavailable, when the queue or the folder of uploads cannot be written."""
-    gateway = gateway_of(request)
+    gateway = asked.gateway
     await gateway.store.check_writable()
     uploads = gateway.places.uploads
     if not await asyncio.to_thread(os.access, uploads, os.W_OK):

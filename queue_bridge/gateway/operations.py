@@ -8,9 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
+from .context import Asked
 from .fields import Field
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request, Asked], Awaitable[web.StreamResponse]]
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 

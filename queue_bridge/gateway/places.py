@@ -69,7 +69,7 @@ class Places:
         return uri.startswith(f"{self.folder.as_uri()}/")
 
     def upload_folder(self, name: str) -> tuple[Path, Path]:
-        """A new folder for the files of a task or batch: where they are written, and where they lie once they are whole.
+        """A new folder for the files of a task or batch: where they are written, and where they lie when whole.
 
         No two requests share one, though they be about the same task.
         """

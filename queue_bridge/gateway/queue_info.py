@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from ..unserved import alerts
-from .context import caller_of, gateway_of
+from .context import Asked
 from .fields import Field
 from .task_view import task_view
 
@@ -16,8 +16,8 @@ LOOKED_AT = 2000
 INSTANCE = ("name", "host", "tiers", "engines", "device", "draining", "unhealthy", "running")
 
 
-async def show_queue(request: web.Request) -> web.Response:
-    view = gateway_of(request).view
+async def show_queue(request: web.Request, asked: Asked) -> web.Response:
+    view = asked.gateway.view
     counts = await view.counts()
     said = alerts(counts.waiting, await view.instances())
     answer = {
@@ -32,16 +32,16 @@ async def show_queue(request: web.Request) -> web.Response:
     return web.json_response(answer)
 
 
-async def show_instances(request: web.Request) -> web.Response:
+async def show_instances(request: web.Request, asked: Asked) -> web.Response:
     """What runs where is told to administrators only, since it is somebody's task."""
-    is_admin = "admin" in caller_of(request).scopes
+    is_admin = "admin" in asked.caller.scopes
     names = INSTANCE if is_admin else tuple(name for name in INSTANCE if name != "running")
-    found = [{name: one.get(name) for name in names} for one in await gateway_of(request).view.instances()]
+    found = [{name: one.get(name) for name in names} for one in await asked.gateway.view.instances()]
     return web.json_response({"instances": found})
 
 
-async def show_dead(request: web.Request) -> web.Response:
-    gateway, caller, limit = gateway_of(request), caller_of(request), request["query"]["limit"]
+async def show_dead(request: web.Request, asked: Asked) -> web.Response:
+    gateway, caller, limit = asked.gateway, asked.caller, asked.query["limit"]
     tasks: list[dict[str, Any]] = []
     ids = (await gateway.view.dead())[:LOOKED_AT]
     for start in range(0, len(ids), limit):

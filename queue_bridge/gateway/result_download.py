@@ -13,7 +13,7 @@ from aiohttp import ETag, web
 from ..errors import BadJob
 from ..job import JobRecord
 from ..states import State
-from .context import gateway_of, record_of
+from .context import Asked, record_of
 from .fields import Field
 from .places import Places
 from .problem import Problem
@@ -51,8 +51,8 @@ def result_place(record: JobRecord, places: Places) -> FilePlace | LinkPlace:
     return FilePlace(places.file_of(record.spec.output))
 
 
-async def download_result(request: web.Request) -> web.StreamResponse:
-    gateway, record = gateway_of(request), await record_of(request)
+async def download_result(request: web.Request, asked: Asked) -> web.StreamResponse:
+    gateway, record = asked.gateway, await record_of(request, asked)
     if record.state is not State.COMPLETED:
         ended = record.state.is_terminal
         detail = f"The task is {record.state}" + (f": {record.error}" if ended and record.error else ".")

@@ -21,11 +21,12 @@ from ..templates import Template
 from .access import is_loopback
 from .api_keys import ApiKeys
 from .app import build_app
+from .context import GATEWAY
 
 log = logging.getLogger("sonic.gateway")
 
 PORT = 8190
-LINGER_S = 5.0
+LINGER_S = 2.0  # for a client to read why its body is refused
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,16 @@ async def listening(
         )
     tls = _tls(where)
     app = build_app(settings, store, view, templates, is_open=where.is_open)
+    # By itself aiohttp would cut a body short that is on its way when the gateway stops, so that is awaited below.
     runner = web.AppRunner(
         app,
         keepalive_timeout=settings.gateway_read_s,  # also for the head of a request that never becomes whole
         lingering_time=min(LINGER_S, settings.gateway_read_s),
-        shutdown_timeout=settings.grace_s,
+        shutdown_timeout=LINGER_S,
         access_log=logging.getLogger("sonic.gateway.access"),
     )
     await runner.setup()
+    site = None
     try:
         site = web.TCPSite(runner, where.host, where.port, ssl_context=tls, backlog=1024)
         try:
@@ -71,6 +74,10 @@ async def listening(
         shown = f"[{host}]" if ":" in str(host) else host
         yield f"{'https' if tls else 'http'}://{shown}:{port}"
     finally:
+        if site:
+            await site.stop()  # no more connections; what is at hand goes on
+        await app[GATEWAY].events.stop()
+        await app[GATEWAY].traffic.done_within(settings.grace_s)
         await runner.cleanup()
 
 

@@ -12,7 +12,7 @@ from ..job import ID
 from ..operator_commands import SENTENCES
 from ..states import State
 from .body import TASK_BYTES, content_type, read_json
-from .context import caller_of, gateway_of, record_of
+from .context import Asked, record_of
 from .fields import Field, checked, invalid
 from .listing import submitted_jobs
 from .new_tasks import (
@@ -45,10 +45,10 @@ LIST = (
 )
 
 
-async def create_task(request: web.Request) -> web.Response:
+async def create_task(request: web.Request, asked: Asked) -> web.Response:
     if content_type(request, JSON, MULTIPART) == MULTIPART:
-        return await _create_with_files(request)
-    gateway, caller = gateway_of(request), caller_of(request)
+        return await _create_with_files(request, asked)
+    gateway, caller = asked.gateway, asked.caller
     body = await read_json(request, TASK_BYTES, gateway.settings.gateway_read_s)
     fields = checked(TASK, body)
     await check_batch(gateway, caller, fields.get("batch", ""))
@@ -62,8 +62,8 @@ async def create_task(request: web.Request) -> web.Response:
     return _accepted(found, task, [])
 
 
-async def _create_with_files(request: web.Request) -> web.Response:
-    gateway, caller = gateway_of(request), caller_of(request)
+async def _create_with_files(request: web.Request, asked: Asked) -> web.Response:
+    gateway, caller = asked.gateway, asked.caller
     limit, pause_s = round(gateway.settings.gateway_upload_mb * MEGABYTE), gateway.settings.gateway_read_s
     fresh_id = new_id("tsk")
     async with received(request, gateway.places, fresh_id, FILES, limit, pause_s) as upload:
@@ -101,8 +101,8 @@ def _accepted(found: Identity, task: NewTask, said: list[str]) -> web.Response:
     return web.json_response(answer, status=202, headers={"Location": links["self"]})
 
 
-async def list_tasks(request: web.Request) -> web.Response:
-    gateway, caller, query = gateway_of(request), caller_of(request), request["query"]
+async def list_tasks(request: web.Request, asked: Asked) -> web.Response:
+    gateway, caller, query = asked.gateway, asked.caller, asked.query
     batch_id, wanted, limit = query["batch"], query["state"], query["limit"]
     place, _, task_id = (query["cursor"] or "").partition("_")
     callers = await gateway.view.callers() if "admin" in caller.scopes else [caller.id]
@@ -129,12 +129,12 @@ async def list_tasks(request: web.Request) -> web.Response:
     return web.json_response({"tasks": tasks, "next": "_".join(last) if more and last else None})
 
 
-async def show_task(request: web.Request) -> web.Response:
-    return web.json_response(task_view(await record_of(request), gateway_of(request).places))
+async def show_task(request: web.Request, asked: Asked) -> web.Response:
+    return web.json_response(task_view(await record_of(request, asked), asked.gateway.places))
 
 
-async def cancel_task(request: web.Request) -> web.Response:
-    gateway, record = gateway_of(request), await record_of(request)
+async def cancel_task(request: web.Request, asked: Asked) -> web.Response:
+    gateway, record = asked.gateway, await record_of(request, asked)
     answer = (await gateway.store.cancel([record.task_id]))[record.task_id]
     if answer == "missing":
         raise Problem("not-found", "There is no such task, or it is no longer kept.")
@@ -145,8 +145,8 @@ async def cancel_task(request: web.Request) -> web.Response:
     return web.json_response({"task_id": record.task_id, "status": answer}, status=status)
 
 
-async def retry_task(request: web.Request) -> web.Response:
-    gateway, record = gateway_of(request), await record_of(request)
+async def retry_task(request: web.Request, asked: Asked) -> web.Response:
+    gateway, record = asked.gateway, await record_of(request, asked)
     answer = await gateway.store.restart(record.task_id)
     if answer == "missing":
         raise Problem("not-found", "There is no such task, or it is no longer kept.")

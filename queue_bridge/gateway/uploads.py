@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import unquote
 
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 
 from ..job_files import NO_ROOM
 from ..queue_view import QueueView
@@ -115,7 +116,7 @@ async def received_whole(
 
 @contextlib.asynccontextmanager
 async def _new_upload(request: web.Request, places: Places, name: str, limit: int) -> AsyncIterator[Upload]:
-    check_length(request, limit + TEXT_BYTES)
+    check_length(request, limit, beside=TEXT_BYTES)
     upload = Upload(*places.upload_folder(name))
     try:
         await asyncio.to_thread(_begin, upload.part, request.content_length or 0)
@@ -158,7 +159,7 @@ async def _text_of(part: BodyPartReader, patience: Patience) -> str:
 
 
 async def _write(
-    upload: Upload, key: str, source: BodyPartReader | web.StreamReader, patience: Patience, left: int, limit: int
+    upload: Upload, key: str, source: BodyPartReader | StreamReader, patience: Patience, left: int, limit: int
 ) -> int:
     """Stream one file to the disk; returns its size."""
     path, digest, size = upload.part / key, hashlib.sha256(), 0
@@ -192,7 +193,7 @@ def _append(file: BinaryIO, digest: hashlib._Hash, data: bytes) -> None:
 
 def _stem(filename: str) -> str:
     """A file's name as its client calls it, for people: without folders, suffix and what cannot be seen."""
-    name = filename.replace("\\", "/").rpartition("/")[2]
+    name = unquote(filename).replace("\\", "/").rpartition("/")[2]  # as many clients write what is not ASCII
     stem = name.rpartition(".")[0] or name
     return "".join(letter for letter in stem if letter.isprintable())[:100].encode("utf-8", "replace").decode()
 
