@@ -165,10 +165,11 @@ def command(settings: Settings, *arguments: str, **options: Any) -> subprocess.C
 
 @pytest.mark.slow
 async def test_keys_are_made_listed_and_revoked_by_the_command(hands: GatewayHands) -> None:
-    run: Callable[..., Any] = lambda *arguments: asyncio.to_thread(command, hands.settings, *arguments)  # noqa: E731
-    made = await run(
-        "keys", "create", "shop", "--scopes", "submit,read", "--rate", "120/min", "--backlog", "50", "--json"
-    )
+    async def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(command, hands.settings, "keys", *arguments)
+
+    limits = ("--scopes", "submit,read", "--rate", "120/min", "--backlog", "50")
+    made = await run("create", "shop", *limits, "--json")
     told = json.loads(made.stdout)
     assert (told["name"], told["scopes"], told["rate"], told["backlog"]) == ("shop", ["submit", "read"], 120, 50)
     assert (await hands.get("/v1/queue", told["key"])).status == 200

@@ -35,6 +35,7 @@ class EventLine:
     def __init__(self, request: web.Request, patience_s: float) -> None:
         self._request = request
         self._response = web.StreamResponse(headers=HEADERS)
+        self._response.force_close()  # its end is the connection's
         self._patience_s = patience_s
 
     async def open(self) -> None:
