@@ -10,7 +10,7 @@ from ..templates import Parameter, Template
 from .batches import BATCH, COUNTS, TASK_OF_BATCH
 from .fields import schema_of
 from .new_tasks import DEFAULTS, FILES, TASK
-from .operations import JSON, Answer, Operation, Schema
+from .operations import JSON, UNLOCKED, Answer, Operation, Schema
 from .problem import CONTENT_TYPE as PROBLEM
 from .problem import KINDS
 from .queue_info import INSTANCE
@@ -68,6 +68,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
         content = {kind: {"schema": _reference(name)} for kind, name in operation.body.items()}
         found["requestBody"] = {"required": True, "content": content}
     found["security"] = [{"key": []}, {"header": []}] if operation.scope else []
+    if operation.name == UNLOCKED:
+        found["security"].append({})
     return found
 
 

@@ -14,6 +14,7 @@ from .fields import Field
 Handler = Callable[[web.Request, Asked], Awaitable[web.StreamResponse]]
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
+UNLOCKED = "metrics"  # the operation that needs no key on the machine itself
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-"""The video of a task: whole or in parts, straight from its file."""
+"""The video of a task: whole or in parts, from its file."""
 
 from __future__ import annotations
 
 import asyncio
-import stat
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
-from aiohttp import ETag, web
+from aiohttp import web
 
 from ..errors import BadJob
 from ..job import JobRecord
@@ -18,6 +20,7 @@ from .fields import Field
 from .places import Places
 from .problem import Problem
 
+CHUNK = 1 << 18
 HEADERS = tuple(
     Field(name, "string", meaning)
     for name, meaning in (
@@ -68,41 +71,77 @@ async def download_result(request: web.Request, asked: Asked) -> web.StreamRespo
 
 async def _send(request: web.Request, record: JobRecord, path: Path) -> web.StreamResponse:
     try:
-        found = await asyncio.to_thread(path.stat)
+        file: BinaryIO = await asyncio.to_thread(_opened, path)
     except OSError as error:
         raise Problem("gone", "The video was removed, or its folder cannot be reached.") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise Problem("gone", "There is no video in its place.")
-    request = _checked(request, ETag(value=f"{found.st_mtime_ns:x}-{found.st_size:x}"), found.st_size)
-    # aiohttp makes the same tag, and sends the file without it passing through this process where it can.
+    try:
+        found = os.fstat(file.fileno())  # of what is sent, though another may lie in its place by now
+        tag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
+        if not _is_wanted(request, tag):
+            return web.Response(status=304, headers={"ETag": tag})
+        part = _range(request, tag, found.st_size)
+        first, last = part or (0, found.st_size - 1)
+        response = web.StreamResponse(status=206 if part else 200, headers=_headers(record, path, tag))
+        if part:
+            response.headers["Content-Range"] = f"bytes {first}-{last}/{found.st_size}"
+        response.content_length = last - first + 1
+        await response.prepare(request)
+        if request.method != "HEAD":
+            await asyncio.to_thread(file.seek, first)
+            left = last - first + 1
+            while left and (chunk := await asyncio.to_thread(file.read, min(CHUNK, left))):
+                await response.write(chunk)
+                left -= len(chunk)
+        await response.write_eof()
+        return response
+    finally:
+        await asyncio.to_thread(file.close)
+
+
+def _opened(path: Path) -> BinaryIO:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path.open("rb")
+
+
+def _headers(record: JobRecord, path: Path, tag: str) -> dict[str, str]:
     name = f"{record.spec.name.rpartition('/')[2] or record.task_id}.mp4"
     plain = "".join(letter if (letter.isascii() and letter.isalnum()) or letter in " .-_" else "_" for letter in name)
-    kind = "video/mp4" if path.suffix.lower() == ".mp4" else "application/octet-stream"
-    disposition = f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-    headers = {"Content-Type": kind, "Content-Disposition": disposition, "Cache-Control": "private, no-cache"}
-    response = web.FileResponse(path, headers=headers, chunk_size=1 << 18)
-    await response.prepare(request)
-    return response
+    return {
+        "Content-Type": "video/mp4" if path.suffix.lower() == ".mp4" else "application/octet-stream",
+        "Content-Disposition": f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}",
+        "Cache-Control": "private, no-cache",
+        "Accept-Ranges": "bytes",
+        "ETag": tag,
+    }
 
 
-def _checked(request: web.Request, tag: ETag, size: int) -> web.Request:
-    """The request, without its range when that belongs to another version of the video. Raises Problem."""
-    wanted = request.if_match
-    if wanted and not any(one.value in ("*", tag.value) and not one.is_weak for one in wanted):
+def _tags(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",")]
+
+
+def _is_wanted(request: web.Request, tag: str) -> bool:
+    """False when the client has this version. Raises Problem when it wants another one."""
+    wanted, known = request.headers.get("If-Match"), request.headers.get("If-None-Match")
+    if wanted is not None and not {"*", tag} & set(_tags(wanted)):
         raise Problem("precondition-failed", "If-Match names another version.")
-    given = request.headers.get("If-Range", "").strip()
-    if given.startswith(('"', "W/")) and given != f'"{tag.value}"':
-        kept = {name: value for name, value in request.headers.items() if name.lower() not in ("range", "if-range")}
-        return request.clone(headers=kept)
-    if "Range" in request.headers:
-        ignored = not request.headers["Range"].strip().lower().startswith("bytes=") or "," in request.headers["Range"]
-        if ignored:  # other units, and several parts at once, may be ignored
-            kept = {name: value for name, value in request.headers.items() if name.lower() != "range"}
-            return request.clone(headers=kept)
-        try:
-            wrong = (request.http_range.start or 0) >= size
-        except ValueError:
-            wrong = True
-        if wrong:
-            raise Problem("range", f"The video has {size} bytes.", {"Content-Range": f"bytes */{size}"})
-    return request
+    return known is None or not {"*", tag} & {one.removeprefix("W/") for one in _tags(known)}
+
+
+def _range(request: web.Request, tag: str, size: int) -> tuple[int, int] | None:
+    """The first and the last byte that are asked for, or None for all. Raises Problem when there are none."""
+    text = request.headers.get("Range", "").strip()
+    if not text.lower().startswith("bytes=") or "," in text:
+        return None  # other units, and several parts at once, may be ignored
+    if request.headers.get("If-Range", tag).strip() != tag:
+        return None  # parts of two versions are never mixed
+    match = re.fullmatch(r"([0-9]{0,18})-([0-9]{0,18})", text[len("bytes=") :])
+    first, last = (int(one) if one else None for one in match.groups()) if match else (None, None)
+    if first is None and last is not None:
+        first, last = max(0, size - last), size - 1
+        wrong = first >= size
+    else:
+        wrong = first is None or first >= size or (last is not None and last < first)
+    if wrong or first is None:
+        raise Problem("range", f"The video has {size} bytes.", {"Content-Range": f"bytes */{size}"})
+    return first, size - 1 if last is None else min(last, size - 1)
