@@ -136,6 +136,21 @@ async def following(session: aiohttp.ClientSession, store: Store, followers: int
     }
 
 
+def task_in(folder: Path) -> dict[str, Any]:
+    return {"image": (folder / "a.png").as_uri(), "audio": (folder / "a.wav").as_uri(), "config": {"resolution": 512}}
+
+
+def session_for(address: str, key: str) -> aiohttp.ClientSession:
+    headers = {"Authorization": f"Bearer {key}"}
+    return aiohttp.ClientSession(address, connector=aiohttp.TCPConnector(limit=0), headers=headers)
+
+
+async def submissions_to(address: str, key: str, folder: Path, count: int) -> None:
+    """So many tasks, for whoever needs some."""
+    async with session_for(address, key) as session:
+        await submissions(session, task_in(folder), count, 1)
+
+
 async def measure(url: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     settings = Settings(
         url=url, queue="load", roots=(folder,), gateway_folder=str(folder / "gateway"), lease_s=3600.0, heartbeat_s=5.0
@@ -143,15 +158,12 @@ async def measure(url: str, folder: Path, arguments: argparse.Namespace) -> dict
     store = Store(connect(url), settings)
     view = QueueView(store.client, store.keys, url)
     _, key = await ApiKeys(store).create("load", ("submit", "read"))
-    task = {"image": (folder / "a.png").as_uri(), "audio": (folder / "a.wav").as_uri(), "config": {"resolution": 512}}
-    headers = {"Authorization": f"Bearer {key}"}
-    async with gateway(settings) as address:
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(address, connector=connector, headers=headers) as session:
-            await submissions(session, {**task, "priority": "priority"}, 100, 10)  # warms both ends up
-            made = await submissions(session, task, arguments.tasks, arguments.clients)
-            there = await view.jobs(made["ids"])
-            followed = await following(session, store, arguments.followers)
+    task = task_in(folder)
+    async with gateway(settings) as address, session_for(address, key) as session:
+        await submissions(session, {**task, "priority": "priority"}, 100, 10)  # warms both ends up
+        made = await submissions(session, task, arguments.tasks, arguments.clients)
+        there = await view.jobs(made["ids"])
+        followed = await following(session, store, arguments.followers)
     await store.close()
     return {
         "tasks": arguments.tasks,

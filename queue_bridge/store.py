@@ -127,9 +127,12 @@ class Store:
     async def remember_request(self, digest: str, what: str) -> str | None:
         """Remember what a request was, as long as a job is kept; what an earlier one with this digest was, or None."""
         kept_ms = round(self.settings.retention_days * 86_400_000)
-        write = self.client.set(self.keys.request(digest), what, px=kept_ms, nx=True, get=True)
-        before: str | None = await answer_to(write, self.settings.url)
+        before: str | None = await self.ask("SET", self.keys.request(digest), what, "PX", kept_ms, "NX", "GET")
         return before
+
+    async def ask(self, *command: Argument) -> Any:
+        """The answer to one plain command."""
+        return await answer_to(self._quick.ask(*command), self.settings.url)
 
     async def check_writable(self) -> None:
         """Raises QueueUnavailable when nothing can be written."""

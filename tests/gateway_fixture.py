@@ -103,9 +103,9 @@ class GatewayHands:
 
 @contextlib.asynccontextmanager
 async def gateway_hands(
-    redis_url: str, root: Path, *, is_open: bool = False, **settings: Any
+    redis_url: str, root: Path, *, is_open: bool = False, instance: str = "gpu-1", **settings: Any
 ) -> AsyncIterator[GatewayHands]:
-    """A gateway in this process, for the time of a test."""
+    """A gateway in this process, for the time of a test. instance: '' where real ones take the jobs."""
     given = Settings(
         url=redis_url,
         **{
@@ -120,7 +120,8 @@ async def gateway_hands(
     )
     store = Store(connect(redis_url, many=True), given)
     view = QueueView(store.client, store.keys, redis_url)
-    await store.register(Identity("gpu-1", "boot"))
+    if instance:
+        await store.register(Identity(instance, "boot"))
     for name in ("a.png", "a.wav"):
         (root / name).write_bytes(b"not looked into")
     where = Listening(port=0, is_open=is_open)

@@ -13,13 +13,11 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import BadJob
-from ..keys import Keys
-from ..redis_connection import answer_to
 from ..store import Store
 
 SCOPES = ("submit", "read", "admin")
@@ -77,9 +75,8 @@ class ApiKeys:
     """The keys of one queue. Raises QueueUnavailable when its server does not answer."""
 
     def __init__(self, store: Store) -> None:
-        self._client = store.client
-        self._url = store.settings.url
-        self._keys: Keys = store.keys
+        self._store = store
+        self._keys = store.keys
 
     async def create(self, name: str, scopes: Collection[str], rate: int = 0, backlog: int = 0) -> tuple[ApiKey, str]:
         """A new key and its text, which nothing can show again. Raises BadJob for a wrong argument."""
@@ -98,8 +95,8 @@ class ApiKeys:
 
     async def list(self) -> list[ApiKey]:
         """All that ever were, the oldest first."""
-        found: Mapping[str, str] = await answer_to(self._client.hgetall(self._keys.api_keys), self._url)
-        return sorted((_read(text) for text in found.values()), key=lambda one: one.created_s)
+        found: list[str] = await self._store.ask("HVALS", self._keys.api_keys)
+        return sorted((_read(text) for text in found), key=lambda one: one.created_s)
 
     async def revoke(self, key_id: str) -> ApiKey | None:
         """It opens nothing from now on; None when there is no such key. What it has submitted stays."""
@@ -113,7 +110,7 @@ class ApiKeys:
 
     async def any(self) -> bool:
         """Whether there ever was a key: from then on one is needed, even when all are revoked."""
-        return bool(await answer_to(self._client.hlen(self._keys.api_keys), self._url))
+        return bool(await self._store.ask("HLEN", self._keys.api_keys))
 
     async def caller_of(self, text: str) -> Caller | None:
         """Whose key this is, or None."""
@@ -126,12 +123,12 @@ class ApiKeys:
         return found.caller if same and found else None
 
     async def _find(self, key_id: str) -> ApiKey | None:
-        text = await answer_to(self._client.hget(self._keys.api_keys, key_id), self._url)
+        text = await self._store.ask("HGET", self._keys.api_keys, key_id)
         return _read(text) if text else None
 
     async def _write(self, one: ApiKey) -> None:
         text = json.dumps(asdict(one), ensure_ascii=False)
-        await answer_to(self._client.hset(self._keys.api_keys, one.id, text), self._url)
+        await self._store.ask("HSET", self._keys.api_keys, one.id, text)
 
 
 def _digest(secret: str) -> str:

@@ -20,6 +20,7 @@ from .listing import jobs_of_batch
 from .task_view import task_view
 
 HEARTBEAT_S = 15.0
+AT_ONCE = 100  # events in one write
 RETRY_MS = 2000  # after which a browser connects again
 LOOKED_BACK = 20_000  # events, to resume; a follower who has missed more begins with a snapshot
 EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,10}")
@@ -37,24 +38,42 @@ class EventLine:
         self._response = web.StreamResponse(headers=HEADERS)
         self._response.force_close()  # its end is the connection's
         self._patience_s = patience_s
+        self._unsent: list[str] = []
 
     async def open(self) -> None:
         await self._response.prepare(self._request)
-        await self._write(f"retry: {RETRY_MS}\n\n")
+        self._unsent.append(f"retry: {RETRY_MS}\n\n")
 
-    async def send(self, kind: str, event_id: str, data: Mapping[str, Any]) -> None:
-        await self._write(f"event: {kind}\nid: {event_id}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n")
+    def send(self, kind: str, event_id: str, data: Mapping[str, Any]) -> None:
+        """To be sent with what comes right after it: much happens at once when many tasks are followed."""
+        said = json.dumps(data, ensure_ascii=False)
+        self._unsent.append(f"event: {kind}\nid: {event_id}\ndata: {said}\n\n")
 
-    async def beat(self) -> None:
-        await self._write(": still here\n\n")
+    def beat(self) -> None:
+        self._unsent.append(": still here\n\n")
 
-    async def close(self) -> web.StreamResponse:
-        await self._response.write_eof()
-        return self._response
-
-    async def _write(self, text: str) -> None:
+    async def flush(self) -> None:
+        text, self._unsent = "".join(self._unsent), []
         async with asyncio.timeout(self._patience_s):  # who reads nothing holds no line
             await self._response.write(text.encode("utf-8", "replace"))
+
+    async def next_of(self, follower: Follower) -> tuple[str, Event, JobRecord | None] | None:
+        """What happens next, or None at the gateway's end.
+
+        Raises TimeoutError when nothing does for HEARTBEAT_S, or when something was missed.
+        """
+        if self._unsent and (follower.events.empty() or len(self._unsent) >= AT_ONCE):
+            await self.flush()
+        if follower.missed:
+            follower.missed = False
+            raise TimeoutError
+        async with asyncio.timeout(HEARTBEAT_S):
+            return await follower.events.get()
+
+    async def close(self) -> web.StreamResponse:
+        await self.flush()
+        await self._response.write_eof()
+        return self._response
 
 
 def shown(event: Event) -> dict[str, Any]:
@@ -63,15 +82,6 @@ def shown(event: Event) -> dict[str, Any]:
     found |= {name: event[name] for name in SHOWN if name in event}
     found |= {name: float(event[name]) for name in NUMBERS if event.get(name)}
     return found | {"at_ms": int(event.get("at", 0))}
-
-
-async def _next(follower: Follower) -> tuple[str, Event, JobRecord | None] | None:
-    """What happens next. Raises TimeoutError when nothing does for HEARTBEAT_S or something was missed."""
-    if follower.missed:
-        follower.missed = False
-        raise TimeoutError
-    async with asyncio.timeout(HEARTBEAT_S):
-        return await follower.events.get()
 
 
 def _last_id(request: web.Request) -> str:
@@ -92,22 +102,22 @@ async def task_events(request: web.Request, asked: Asked) -> web.StreamResponse:
         line = EventLine(request, gateway.settings.gateway_read_s)
         await line.open()
         for event_id, event in past or ():
-            await line.send("change", event_id, shown(event))
+            line.send("change", event_id, shown(event))
         if past is None:
-            await line.send("snapshot", at, task_view(record, gateway.places))
+            line.send("snapshot", at, task_view(record, gateway.places))
         while record.state not in TERMINAL:
             try:
-                item = await _next(follower)
+                item = await line.next_of(follower)
             except TimeoutError:
                 record = await gateway.view.job(task_id) or record
-                await line.beat()
+                line.beat()
                 continue
             if item is None:
                 return await line.close()
             at, event, ended = item
-            await line.send("change", at, shown(event))
+            line.send("change", at, shown(event))
             record = ended or record
-        await line.send("end", at, task_view(record, gateway.places))
+        line.send("end", at, task_view(record, gateway.places))
         return await line.close()
 
 
@@ -125,25 +135,25 @@ async def batch_events(request: web.Request, asked: Asked) -> web.StreamResponse
         line = EventLine(request, gateway.settings.gateway_read_s)
         await line.open()
         for event_id, event in past or ():
-            await line.send("change", event_id, shown(event))
+            line.send("change", event_id, shown(event))
         if past is None:
-            await line.send("snapshot", at, batch_view(batch_id, await gateway.view.batch(batch_id)))
+            line.send("snapshot", at, batch_view(batch_id, await gateway.view.batch(batch_id)))
         while live:
             try:
-                item = await _next(follower)
+                item = await line.next_of(follower)
             except TimeoutError:
                 live = await _live(gateway, ids)
-                await line.beat()
+                line.beat()
                 continue
             if item is None:
                 return await line.close()
             at, event, _ = item
-            await line.send("change", at, shown(event))
+            line.send("change", at, shown(event))
             if is_end(event):
                 live.discard(event["job"])
                 if not live:
                     live = await _live(gateway, ids)  # some may have been put back
-        await line.send("end", at, batch_view(batch_id, await gateway.view.batch(batch_id)))
+        line.send("end", at, batch_view(batch_id, await gateway.view.batch(batch_id)))
         return await line.close()
 
 

@@ -112,4 +112,3 @@ async def serve(
     async with listening(settings, store, view, templates, where) as address:
         say(address)
         await stop.wait()
-        log.info("stopping")
