@@ -130,6 +130,10 @@ class Store:
         before: str | None = await self.ask("SET", self.keys.request(digest), what, "PX", kept_ms, "NX", "GET")
         return before
 
+    async def forget_request(self, digest: str) -> None:
+        """It led to nothing."""
+        await self.ask("DEL", self.keys.request(digest))
+
     async def ask(self, *command: Argument) -> Any:
         """The answer to one plain command."""
         return await answer_to(self._quick.ask(*command), self.settings.url)

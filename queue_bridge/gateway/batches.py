@@ -64,7 +64,7 @@ async def create_batch(request: web.Request, asked: Asked) -> web.Response:
     found = await identified(gateway, caller, request, digest_of(["batch", body]), fresh_id, own_id)
     if found.id != fresh_id:
         tasks = await asyncio.to_thread(_tasks_of_list, gateway, caller, found.id, wanted)
-    await queued(gateway, caller, tasks, first=found.first)
+    await queued(gateway, caller, tasks, found)
     return _accepted(found, tasks, [])
 
 
@@ -108,7 +108,7 @@ async def _queue_zip(request: web.Request, asked: Asked, upload: Upload, fresh_i
     if found.id != fresh_id:
         tasks, left_out = await asyncio.to_thread(_tasks_of_orders, gateway, caller, found.id, orders, upload, defaults)
     await upload.keep({})
-    answers = await queued(gateway, caller, tasks, first=found.first)
+    answers = await queued(gateway, caller, tasks, found)
     if not any(answer.made for answer in answers):
         await upload.drop()
     return _accepted(found, tasks, left_out)
@@ -134,6 +134,7 @@ def _tasks_of_orders(
     tasks = []
     left_out = [{"file": item.path.name, "reason": item.reason} for item in orders.left_out]
     folder = upload.part.resolve()
+    upload.is_of(batch_id)
     for at, order in enumerate(orders.orders):
         task_id = id_in_batch(batch_id, at)
         files = {

@@ -140,10 +140,14 @@ def with_duration(fields: Mapping[str, Any], seconds: float | None) -> tuple[dic
 
 @dataclass(frozen=True)
 class Identity:
-    """Under which id a request is carried out. first: nothing says that the same one came before."""
+    """Under which id a request is carried out. first: nothing says that the same one came before.
+
+    name: under which it is remembered, or ''.
+    """
 
     id: str
     first: bool
+    name: str = ""
 
 
 async def identified(
@@ -162,15 +166,15 @@ async def identified(
     name = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
     before = await gateway.store.remember_request(name, json.dumps([digest, fresh_id]))
     if before is None:
-        return Identity(fresh_id, True)
+        return Identity(fresh_id, True, name)
     digest_before, id_before = json.loads(before)
     if digest_before != digest:
         raise Problem("idempotency-key-reused", "Another request was sent with it; take a new key for a new request.")
-    return Identity(id_before, False)
+    return Identity(id_before, False, name)
 
 
-async def queued(gateway: Gateway, caller: Caller, tasks: Sequence[NewTask], *, first: bool) -> list[Accepted]:
-    """Put jobs into the queue. first: a job that is there already is somebody else's. Raises Problem."""
+async def queued(gateway: Gateway, caller: Caller, tasks: Sequence[NewTask], found: Identity) -> list[Accepted]:
+    """Put the jobs of a request into the queue. Raises Problem when there are others with their ids."""
     submissions = [task.submission for task in tasks]
     whose = {"caller": caller.id, "backlog": caller.backlog}
     try:
@@ -182,9 +186,16 @@ async def queued(gateway: Gateway, caller: Caller, tasks: Sequence[NewTask], *, 
     except BacklogFull as error:
         detail = f"At most {caller.backlog} tasks of this key may be unfinished: {error}"
         raise Problem("backlog-full", detail, {"Retry-After": "10"}) from error
-    if first and not all(answer.made for answer in answers):
+    there = next((answer.task_id for answer in answers if not answer.made), None)
+    if there and (found.first or not await _is_of(gateway, caller, there)):
+        await gateway.store.forget_request(found.name)
         raise Problem("conflict", "There is another task with this id.")
     return answers
+
+
+async def _is_of(gateway: Gateway, caller: Caller, task_id: str) -> bool:
+    record = await gateway.view.job(task_id)
+    return record is None or record.caller == caller.id
 
 
 async def check_batch(gateway: Gateway, caller: Caller, batch_id: str) -> None:

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 from ..config import Settings
 from ..errors import BadJob, ConfigError
+from ..job import ID
 from ..job_files import SCHEMES, path_in
 
 UNFINISHED = ".part"
-TASK_FOLDER = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*)\.[0-9a-f]{16}")
+OWNED_FOLDER = re.compile(rf"({ID.pattern})\.[0-9a-f]{{16}}")  # its task or batch, and what keeps it apart
 
 
 class Places:

@@ -58,7 +58,7 @@ async def create_task(request: web.Request, asked: Asked) -> web.Response:
     found = await identified(gateway, caller, request, digest_of(["task", fields]), fresh_id, own_id)
     if found.id != fresh_id:
         task = await asyncio.to_thread(new_task, gateway, caller, fields, found.id)
-    await queued(gateway, caller, [task], first=found.first)
+    await queued(gateway, caller, [task], found)
     return _accepted(found, task, [])
 
 
@@ -76,14 +76,19 @@ async def _create_with_files(request: web.Request, asked: Asked) -> web.Response
         fields, said = with_duration(fields, seconds)
         own_id = fields.get("task_id", "")
         digest = digest_of(["task", upload.texts, upload.digests])
-        files = {name: upload.folder / f"{name}{suffix}" for name, suffix in suffixes.items()}
         fields = {"name": upload.names.get("audio", ""), **fields}
-        task = await asyncio.to_thread(new_task, gateway, caller, fields, own_id or fresh_id, files)
+
+        def task_with(task_id: str) -> NewTask:
+            upload.is_of(task_id)
+            files = {name: upload.folder / f"{name}{suffix}" for name, suffix in suffixes.items()}
+            return new_task(gateway, caller, fields, task_id, files)
+
+        task = await asyncio.to_thread(task_with, own_id or fresh_id)
         found = await identified(gateway, caller, request, digest, own_id or fresh_id, own_id)
         if found.id != task.submission.spec.task_id:
-            task = await asyncio.to_thread(new_task, gateway, caller, fields, found.id, files)
+            task = await asyncio.to_thread(task_with, found.id)
         await upload.keep(suffixes)
-        (answer,) = await queued(gateway, caller, [task], first=found.first)
+        (answer,) = await queued(gateway, caller, [task], found)
         if not answer.made:
             await upload.drop()
     return _accepted(found, task, said)

@@ -22,7 +22,7 @@ from ..queue_view import QueueView
 from .body import CHUNK, Patience, check_length, too_large
 from .fields import invalid
 from .listing import jobs_of_batch
-from .places import TASK_FOLDER, Places
+from .places import OWNED_FOLDER, Places
 from .problem import Problem
 
 log = logging.getLogger("sonic.gateway.uploads")
@@ -47,6 +47,10 @@ class Upload:
     files: dict[str, Path] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+
+    def is_of(self, owner: str) -> None:
+        """Name the folder, before it is kept, after the task or batch with which it goes one day."""
+        self.folder = self.folder.with_name(f"{owner}{self.folder.suffix}")
 
     async def keep(self, suffixes: Mapping[str, str]) -> dict[str, Path]:
         """Give the files their places, with these suffixes; they are whole and on disk there. Raises Problem."""
@@ -239,7 +243,7 @@ class OldUploads:
         found = []
         for folder in self._places.uploads.iterdir():
             with contextlib.suppress(OSError):
-                match = TASK_FOLDER.fullmatch(folder.name)
+                match = OWNED_FOLDER.fullmatch(folder.name)
                 ours = match or (folder.name.startswith(".") and folder.name.endswith(".part"))
                 if ours and now_s - folder.stat().st_mtime > YOUNG_S:
                     found.append((folder, match[1] if match else ""))
