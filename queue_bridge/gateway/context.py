@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -19,6 +19,10 @@ from .places import Places
 from .problem import Problem
 from .traffic import Traffic
 
+if TYPE_CHECKING:
+    from .queue_info import SharedOverview
+    from .thumbnails import Thumbnails
+
 
 @dataclass(frozen=True)
 class Gateway:
@@ -32,6 +36,8 @@ class Gateway:
     keys: ApiKeys
     events: EventStream
     traffic: Traffic
+    overview: SharedOverview
+    thumbnails: Thumbnails
     is_open: bool = False
 
 

@@ -78,7 +78,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
     if answer.schema:
         found["content"] = {answer.content: {"schema": _reference(answer.schema)}}
     elif answer.content != JSON:
-        found["content"] = {answer.content: {"schema": {} if answer.content.startswith("video") else TEXT}}
+        is_text = answer.content.startswith("text/")
+        found["content"] = {answer.content: {"schema": TEXT if is_text else {}}}
     if answer.headers:
         found["headers"] = {name: {"schema": TEXT} for name in answer.headers}
     return found
@@ -152,10 +153,17 @@ def schemas(templates: Mapping[str, Template]) -> dict[str, Schema]:
             }
         ),
         "Batch": _object({"batch_id": TEXT, **dict.fromkeys((*COUNTS, "unended"), COUNT), "links": LINKS}),
+        "BatchList": _object({"batches": _list("BatchListed"), "next": {"type": ["string", "null"]}}),
+        "BatchListed": _object(
+            {"batch_id": TEXT, **dict.fromkeys((*COUNTS, "unended"), COUNT), "links": LINKS, "submitted_at": TEXT}
+        ),
+        "Dropped": _object({"task_id": TEXT, "status": {"const": "dropped"}}),
+        "Drained": _object({"instance": TEXT, "draining": {"type": "boolean"}, "running": TEXTS}),
         "BatchCancelled": _object({"batch_id": TEXT, "cancelled": COUNT, "cancelling": COUNT, "others": COUNT}),
         "Queue": _object(
             {
                 "waiting": {"type": "object", "additionalProperties": COUNT_BY_NAME},
+                "oldest": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": TEXT}},
                 **dict.fromkeys(("queued", "running", "retrying", "dead"), COUNT),
                 "totals": {"type": "object", "additionalProperties": {"type": "integer"}},
                 "alerts": TEXTS,

@@ -53,7 +53,8 @@ TASK_VIEW = (
 
 def links_of(task_id: str) -> dict[str, str]:
     own = f"/v1/tasks/{task_id}"
-    return {"self": own, "events": f"{own}/events", "result": f"{own}/result"}
+    names = ("events", "result", "thumbnail")
+    return {"self": own, **{name: f"{own}/{name}" for name in names}}
 
 
 def task_view(record: JobRecord, places: Places) -> dict[str, Any]:
@@ -75,9 +76,9 @@ def task_view(record: JobRecord, places: Places) -> dict[str, Any]:
         **shown,
         "config": dict(spec.config),
         "consent_id": spec.consent_id,
-        "submitted_at": _time(record.submitted_s),
-        "started_at": _time(record.started_s) if record.started_s else None,
-        "ended_at": _time(record.ended_s) if record.ended_s else None,
+        "submitted_at": time_text(record.submitted_s),
+        "started_at": time_text(record.started_s) if record.started_s else None,
+        "ended_at": time_text(record.ended_s) if record.ended_s else None,
         "error": record.error,
         "error_kind": record.error_kind,
         "result": None if result is None else {one.name: result.get(one.name) for one in RESULT_VIEW},
@@ -90,5 +91,6 @@ def _addresses(record: JobRecord) -> tuple[tuple[str, str], ...]:
     return ("image", spec.image), ("audio", spec.audio), ("output", spec.output)
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """A time as the gateway writes it."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
