@@ -143,9 +143,9 @@ class QueueView:
     async def batches(
         self, callers: Sequence[str], limit: int, *, after: tuple[int, str] | None = None
     ) -> list[tuple[int, str, dict[str, int]]]:
-        """(ms when something was last put into it, id, counts as ``batch`` has them) of so many batches of these callers.
+        """(ms when something was last put into it, id, counts as ``batch`` has them) of batches of these callers.
 
-        The latest first. after: ms and id of the last of them that need not be told.
+        At most so many, the latest first. after: ms and id of the last of them that need not be told.
         """
         async with self._client.pipeline(transaction=False) as pipeline:
             for caller in callers:

@@ -118,7 +118,7 @@ OPERATIONS = (
     Operation(
         "watch", "GET", "/v1/events", watch.watch_events, "read",
         "Follow everything that the key may see (server-sent events).",
-        (Answer(200, "events `snapshot`, `changes`, `queue`, `instances`, `away`, each with JSON", content=TEXT_EVENTS),),
+        (Answer(200, "events `snapshot`, `changes`, `queue`, `instances`, `away`, with JSON", content=TEXT_EVENTS),),
         headers=(LAST_EVENT,),
     ),
     Operation(

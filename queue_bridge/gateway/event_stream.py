@@ -67,6 +67,16 @@ class Watcher:
         self._changes[event["job"]] = self._changes.pop(event["job"], {}) | event
         self.woken.set()
 
+    def put_past(self, entries: list[tuple[str, Event]]) -> None:
+        """What happened before anything that was put."""
+        later, last_id = self._changes, self.last_id
+        self._changes = {}
+        for event_id, event in entries:
+            self.put(event_id, event)
+        for task_id, event in later.items():
+            self._changes[task_id] = self._changes.pop(task_id, {}) | event
+        self.last_id = last_id
+
     def take(self) -> list[Event]:
         """All of it, the latest last."""
         taken, self._changes = list(self._changes.values()), {}

@@ -19,7 +19,7 @@ from .task_view import task_view, time_text
 
 DEAD = (Field("limit", "integer", "at most so many, the latest first", low=1, high=200, default=50),)
 LOOKED_AT = 2000
-FRESH_S = 1.0
+FRESH_S = 0.5
 INSTANCE = (
     *("name", "host", "tiers", "engines", "device", "memory_total", "memory_free", "draining", "unhealthy", "running"),
 )

@@ -14,7 +14,7 @@ from .context import Asked
 from .event_stream import Watcher
 from .followers import HEARTBEAT_S, LOOKED_BACK, EventLine, last_id, shown
 
-LOOK_S = 2.0  # between two looks at the queue and the instances when no task moves
+LOOK_S = 1.0  # between two looks at the queue and the instances when no task moves
 TOGETHER_S = 0.25  # what happens within it is told in one event
 
 
@@ -23,7 +23,7 @@ def _whoami(caller: Caller) -> dict[str, Any]:
 
 
 async def watch_events(request: web.Request, asked: Asked) -> web.StreamResponse:
-    """``snapshot`` with caller, queue and instances, then ``changes`` with tasks, ``queue``, ``instances`` as they change.
+    """A ``snapshot`` with caller, queue and instances; then ``changes`` of tasks, and the others as they change.
 
     ``away`` says that the database does not answer; a ``snapshot`` follows when it does again.
     """
@@ -40,8 +40,7 @@ async def watch_events(request: web.Request, asked: Asked) -> web.StreamResponse
         if missed is None:
             told.snapshot(watcher.last_id, overview)
         else:
-            for event_id, event in missed:
-                watcher.put(event_id, event)
+            watcher.put_past(missed)
             told.changes(watcher)
             told.overview(watcher.last_id, overview)
         await line.flush()

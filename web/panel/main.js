@@ -261,6 +261,7 @@ function become(state, problem) {
 function showConnection() {
   const { state } = known;
   shell.dot.className = `dot ${state}`;
+  shell.dot.parentElement.className = `connection ${state}`;
   const isIn = Boolean(known.caller);
   say(shell.state, t(state in { live: 1, lost: 1, away: 1 } ? state : "connecting"));
   show(shell.trouble, state === "lost" || state === "away");

@@ -18,7 +18,7 @@ export function overview() {
     const shown = el("dd", { text: "–" });
     const href = name === "dead" ? "#dead" : `#jobs?state=${name}`;
     const node = el("div", { class: `figure ${name}` }, el("dt", {}, el("a", { href, text: t(text) })), shown);
-    return { node, update: (queue) => say(shown, number(value(queue))) };
+    return { node, update: (queue) => (say(shown, number(value(queue))), node.classList.toggle("none", !value(queue))) };
   });
   const body = el("tbody");
   const heads = [t("tier"), t("priorityClass"), t("normalClass"), t("oldest")];

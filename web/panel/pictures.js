@@ -9,7 +9,7 @@ export class Pictures {
   #known = new Map(); // by job: the address of its picture, or null when there is none
   #wanted = [];
   #running = 0;
-  #seen = new IntersectionObserver((entries) => entries.forEach((one) => one.isIntersecting && this.#want(one.target)), {
+  #seen = new IntersectionObserver((entries) => entries.forEach((one) => one.isIntersecting && this.#want(one.target.firstElementChild)), {
     rootMargin: "200px",
   });
 
@@ -17,7 +17,7 @@ export class Pictures {
   of(image, taskId) {
     image.dataset.task = taskId;
     if (this.#known.has(taskId)) this.#draw(image);
-    else this.#seen.observe(image);
+    else this.#seen.observe(image.parentElement); // as what is hidden is never in sight
   }
 
   forget() {
@@ -27,7 +27,7 @@ export class Pictures {
   }
 
   #want(image) {
-    this.#seen.unobserve(image);
+    this.#seen.unobserve(image.parentElement);
     this.#wanted.push(image);
     this.#next();
   }

@@ -54,10 +54,10 @@ export function taskRow(page, task, { isDead = false } = {}) {
     say(state, t(`state.${seen}`));
     const left = newer.seconds_left > 0 ? t("left", { time: duration(newer.seconds_left) }) : "";
     const runs = newer.state === "running";
-    say(stage, runs ? [stageText(newer.stage), left].filter(Boolean).join(" · ") : "");
+    say(stage, runs ? stageText(newer.stage) : "");
     show(bar, runs || (newer.state === "queued" && newer.percent > 0));
     bar.value = newer.percent;
-    say(percent, runs ? `${Math.round(newer.percent)} %` : "");
+    say(percent, runs ? [`${Math.round(newer.percent)} %`, left].filter(Boolean).join(" · ") : "");
     say(meta, described(newer));
     show(error, newer.state === "failed" && Boolean(newer.error));
     say(error, newer.error);

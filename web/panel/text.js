@@ -17,8 +17,8 @@ const EN = {
   refusedTitle: "This is not open to you", keyOf: "Key of {name}",
 
   jobs: "Jobs", instances: "Servers", batches: "Batches", dead: "Dead letter",
-  queue: "Queue", waiting: "Waiting", running: "Running", retrying: "Waiting to retry", completed: "Completed", failed: "Failed",
-  cancelled: "Cancelled", inDeadLetter: "In the dead letter", tier: "Resolution", priorityClass: "Priority", normalClass: "Normal",
+  queue: "Queue", waiting: "Waiting", running: "Running", retrying: "To retry", completed: "Completed", failed: "Failed",
+  cancelled: "Cancelled", inDeadLetter: "Dead letter", tier: "Resolution", priorityClass: "Priority", normalClass: "Normal",
   oldest: "Oldest waits", nobodyWaits: "No job waits.", queueSummary: "{running} running, {waiting} waiting, {completed} completed, {failed} failed",
   alerts: "What needs attention",
 
@@ -30,7 +30,7 @@ const EN = {
   search: "Name or id", state: "State", batch: "Batch", anyState: "Every state", anyBatch: "Every batch", clearFilters: "Clear filters",
   jobsEmpty: "There are no jobs yet. Drop portraits and recordings anywhere on this page to make the first videos.",
   jobsNoMatch: "No job matches these filters.", lookedAt: "Looked through the latest {n} jobs; none more matches so far.", lookFurther: "Look further back",
-  page: "Page {n}", loading: "Loading", attempt: "attempt {n}", left: "about {time} left", submitted: "{time} ago", justNow: "just now",
+  page: "Page {n}", loading: "Loading", attempt: "attempt {n}", left: "{time} left", submitted: "{time} ago", justNow: "just now",
   startedAgain: "{name} starts again.", wasCancelled: "{name} is cancelled.", isCancelling: "{name} is being cancelled by its server.", dropped: "{name} is out of the dead letter.",
   progressOf: "Progress of {name}", picture: "Portrait of {name}", noName: "(no name)",
   made: "{name} is finished.", hasFailed: "{name} has failed.",
@@ -100,7 +100,7 @@ const ZH = {
   search: "名称或编号", state: "状态", batch: "批次", anyState: "全部状态", anyBatch: "全部批次", clearFilters: "清除筛选",
   jobsEmpty: "还没有任务。把人像和录音拖到本页任意位置，即可制作第一批视频。",
   jobsNoMatch: "没有符合筛选条件的任务。", lookedAt: "已查看最近 {n} 个任务，暂无更多匹配。", lookFurther: "继续往前查找",
-  page: "第 {n} 页", loading: "加载中", attempt: "第 {n} 次", left: "约剩 {time}", submitted: "{time}前", justNow: "刚刚",
+  page: "第 {n} 页", loading: "加载中", attempt: "第 {n} 次", left: "剩 {time}", submitted: "{time}前", justNow: "刚刚",
   startedAgain: "{name} 已重新开始。", wasCancelled: "{name} 已取消。", isCancelling: "服务器正在取消 {name}。", dropped: "{name} 已移出死信。",
   progressOf: "{name} 的进度", picture: "{name} 的人像", noName: "（未命名）",
   made: "{name} 已完成。", hasFailed: "{name} 失败了。",
