@@ -22,24 +22,15 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from .errors import AddressRefused, BridgeError, FileUnreachable, JobError
+from .fetch_limits import MEBIBYTE, Limits
 from .web_address import ADDRESS_CHARACTERS, Reach, check_address, check_reachable, check_url, safe_address
 
 REDIRECTS_MAX = 5
 CONNECT_S = 15.0
 BLOCK_BYTES = 1 << 18
-MEBIBYTE = 1 << 20
 MAY_PASS_STATUS = frozenset({408, 409, 423, 425, 429})  # and everything from 500 on
 # A browser page or a message instead of a file.
 NO_FILE_TYPES = ("text/", "application/json", "application/xml", "application/xhtml", "application/problem")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of one download: its bytes, the seconds it may take, and those it may be silent."""
-
-    bytes: int = 512 * MEBIBYTE
-    total_s: float = 600.0
-    idle_s: float = 30.0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from comfyui_sonic.queue_bridge.ahead import Ahead
 from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, new_job_id
 from comfyui_sonic.queue_bridge.job_files import JobFiles
+from comfyui_sonic.queue_bridge.job_places import JobPlaces
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.states import State
 from comfyui_sonic.queue_bridge.store import Idle, Submission
@@ -240,7 +241,7 @@ def desk(bench: Bench, tmp_path: Path) -> Desk:
     templates = load_templates([SHIPPED])
     checks = {"SONIC_LoadPortrait": check_picture}
     client = ComfyClient("127.0.0.1:1")  # never asked: over HTTP nothing is known of a graph before it runs
-    ahead = Ahead(bench.store, Identity("a", "boot-1"), files, templates, client, LANES, checks)
+    ahead = Ahead(bench.store, Identity("a", "boot-1"), JobPlaces(files), templates, client, LANES, checks)
     return Desk(bench, ahead, files, orders)
 
 
