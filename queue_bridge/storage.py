@@ -36,6 +36,18 @@ DIGEST = "sha256"  # the name of what is kept with an object of ours
 PROBE = b"Written and removed at once, to see whether that is allowed."
 CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 STATUS = re.compile(r"status code: (\d{3})")
+WRONG_KEYS = frozenset(
+    {
+        "AuthenticationFailed",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidAuthenticationInfo",
+        "InvalidSecurityToken",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+    }
+)
 NO_BUCKET_WORDS = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
 
 
@@ -259,19 +271,16 @@ class Storage:
         return ObjectMissing(f"'{address}' is not there.")
 
     def _unusable(self, address: ObjectAddress, done: str, error: Exception) -> FileUnreachable:
-        text, kind = str(error), type(error).__name__
-        found = CODE.search(text) or STATUS.search(text)
-        code = f" ({found.group(1)})" if found else ""
         self._stores.pop((address.kind, address.bucket), None)  # so that keys are read again
-        if kind == "PermissionDeniedError" and "AccessDenied" in code:
-            return FileUnreachable(f"'{address}' may not be {done} with the keys of {self._said(address)}{code}.")
-        if kind in ("PermissionDeniedError", "UnauthenticatedError"):
-            return FileUnreachable(
-                f"'{address.kind}://{address.bucket}' refuses the keys of {self._said(address)}{code}; "
-                f"'{address.key}' was not {done}."
-            )
-        if found:
-            return FileUnreachable(f"'{address}' could not be {done}: the store answers with an error{code}.")
+        found = CODE.search(str(error)) or STATUS.search(str(error))
+        code = found.group(1) if found else ""
+        if code in WRONG_KEYS or type(error).__name__ == "UnauthenticatedError":
+            bucket, keys = f"{address.kind}://{address.bucket}", self._said(address)
+            return FileUnreachable(f"'{bucket}' refuses the keys of {keys} ({code}); '{address.key}' was not {done}.")
+        if type(error).__name__ == "PermissionDeniedError":
+            return FileUnreachable(f"'{address}' may not be {done} with the keys of {self._said(address)} ({code}).")
+        if code:
+            return FileUnreachable(f"'{address}' could not be {done}: the store answers with an error ({code}).")
         return FileUnreachable(f"'{address}' could not be {done}: the store does not answer.")
 
     def _said(self, address: ObjectAddress) -> str:
