@@ -43,6 +43,7 @@ from .worker import Worker
 
 log = logging.getLogger("sonic.attach")
 
+PROBE_S = 300.0  # how soon an object store that could not be used is tried again
 LARGEST_TIER_BYTES = 7.5 * 2**30  # a card sold as 8 GB serves the largest tier
 
 
@@ -138,11 +139,18 @@ def _places(settings: Settings, folders: tuple[Path, Path], identity: Identity) 
 
 
 async def _probe(storage: Storage, identity: Identity, trouble: dict[str, str]) -> None:
-    """Try every bucket once, so that a wrong key is told at the start and not by the first job. A job that needs what
-    cannot be used is tried again, here or elsewhere, as with a folder that is away."""
-    trouble.update(await storage.probe(identity.boot[:8]))
-    for sentence in trouble.values():
-        log.warning("%s Jobs that need it will fail here.", sentence)
+    """Try every bucket, until all can be used, so that a wrong key is told at the start and not by the first job.
+
+    Jobs are taken all the same: which ones need such a bucket is not known before they are claimed, and one that does
+    is tried again, here or elsewhere, as with a folder that is away.
+    """
+    while found := await storage.probe(identity.boot[:8]):
+        for bucket in found.keys() - trouble.keys():
+            log.warning("%s Jobs that need it are tried again, here or elsewhere.", found[bucket])
+        trouble.clear()
+        trouble.update(found)
+        await asyncio.sleep(PROBE_S)
+    trouble.clear()
 
 
 async def _work(worker: Worker, keeper: LeaseKeeper, health: Health, settings: Settings) -> None:

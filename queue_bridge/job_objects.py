@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import BadJob, BridgeError
+from .errors import BadJob, BridgeError, ObjectMissing
 from .job import JobSpec
 from .quality_gate import SUFFIX
-from .storage import ObjectMissing, Storage
+from .storage import Storage
 from .storage_places import ObjectAddress, object_address
 
 log = logging.getLogger("sonic.job_objects")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from .errors import BadJob, BridgeError, FileUnreachable, JobError
+from .errors import BadJob, BridgeError, FileUnreachable, JobError, ObjectMissing
 from .fetch_limits import MEBIBYTE, Limits
 from .storage_places import ObjectAddress, SecretSource, StoragePlace, object_address
 
@@ -57,10 +57,6 @@ class Stored:
 
     bytes: int
     digest: str
-
-
-class ObjectMissing(JobError):
-    """Raised when there is no object of that key."""
 
 
 class Storage:

@@ -112,7 +112,7 @@ def environment(url: str, queue: str, name: str, orders: Path) -> dict[str, str]
 
 
 def store_environment(store: ObjectStore, directory: Path) -> dict[str, str]:
-    """What a test server has to know to take inputs from this machine and from an object store, and to put videos there."""
+    """What a test server has to know to take inputs from this machine and a store, and to put videos into that."""
     file = directory / "queue.toml"
     file.write_text(f'results = "s3://videos/results"\nprivate_hosts = ["127.0.0.1"]\n{store.toml()}')
     return {"SONIC_QUEUE_CONFIG": str(file), **store.environment()}

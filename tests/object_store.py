@@ -8,12 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
-import requests
 from comfyui_sonic.queue_bridge.fetch_limits import Limits
 from comfyui_sonic.queue_bridge.storage import Storage
 from comfyui_sonic.queue_bridge.storage_places import SecretSource, StoragePlace
-from moto.server import ThreadedMotoServer
 
 REGION = "us-east-1"
 LIMITS = Limits(bytes=20_000_000, total_s=20.0, idle_s=5.0)
@@ -65,6 +62,9 @@ class ObjectStore:
 
 def run_object_store() -> Iterator[ObjectStore]:
     """Start the server; a generator for a fixture."""
+    import boto3  # here, as these are large and most tests need none of them
+    from moto.server import ThreadedMotoServer
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -75,10 +75,9 @@ def run_object_store() -> Iterator[ObjectStore]:
         anybody = {"aws_access_key_id": "setup", "aws_secret_access_key": "setup"}
         iam = boto3.client("iam", **common, **anybody)
         everything = _user(iam, "admin", ["arn:aws:s3:::*"])
-        some = _user(
-            iam, "shop", [f"arn:aws:s3:::{name}{end}" for name in ("orders", "videos", "gone") for end in ("", "/*")]
-        )
-        requests.post(f"{endpoint}/moto-api/reset-auth", data=b"0", timeout=10).raise_for_status()  # from now on
+        open_to_shop = [f"arn:aws:s3:::{name}" for name in ("orders", "videos", "gone")]
+        some = _user(iam, "shop", [*open_to_shop, *(f"{bucket}/*" for bucket in open_to_shop)])
+        check_keys(endpoint, True)
         admin = boto3.client("s3", **common, **everything)
         for bucket in BUCKETS:
             admin.create_bucket(Bucket=bucket)
@@ -89,6 +88,8 @@ def run_object_store() -> Iterator[ObjectStore]:
 
 def check_keys(endpoint: str, wanted: bool) -> None:
     """Whether the server checks keys; it does not understand addresses that are signed, so these are tried without."""
+    import requests
+
     unchecked = b"0" if wanted else b"inf"
     requests.post(f"{endpoint}/moto-api/reset-auth", data=unchecked, timeout=10).raise_for_status()
 

@@ -12,18 +12,22 @@ from typing import Any
 import pytest
 import requests
 from comfyui_sonic.queue_bridge.config import Settings, load_settings
-from comfyui_sonic.queue_bridge.errors import BadJob, BridgeError, ConfigError, FileUnreachable, JobError
+from comfyui_sonic.queue_bridge.errors import BadJob, BridgeError, ConfigError, FileUnreachable, JobError, ObjectMissing
 from comfyui_sonic.queue_bridge.fetch_limits import Limits
-from comfyui_sonic.queue_bridge.job import JobSpec, new_job_id
+from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
 from comfyui_sonic.queue_bridge.job_files import JobFiles
 from comfyui_sonic.queue_bridge.job_places import JobPlaces, output_address, plain_name
-from comfyui_sonic.queue_bridge.storage import ObjectMissing, Storage
+from comfyui_sonic.queue_bridge.old_results import OldResults
+from comfyui_sonic.queue_bridge.presence import Identity
+from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.storage import Storage
 from comfyui_sonic.queue_bridge.storage_places import (
     SecretSource,
     StoragePlace,
     object_address,
     places_of_buckets,
 )
+from comfyui_sonic.queue_bridge.store import Store, Submission
 
 from .object_store import LIMITS, ObjectStore, check_keys
 
@@ -240,6 +244,31 @@ async def test_a_video_goes_by_age_only_while_it_is_ours(object_store: ObjectSto
     assert await away.remove_result(f"s3://videos/{folder}/changed.mp4", described["old"]) == "out of reach"
 
 
+async def test_the_queue_remembers_videos_in_a_store_and_removes_them_by_age(
+    object_store: ObjectStore, redis_url: str, tmp_path: Path
+) -> None:
+    now_s, places = 1_800_000_000.0, places_in(tmp_path, object_store.storage(), results="s3://videos")
+    settings = Settings(url=redis_url, queue=f"store-{new_job_id()}", results_days=10.0)
+    store = Store(connect(redis_url), settings, clock=lambda: now_s)
+    try:
+        await store.register(Identity("a", "boot"))
+        await store.submit([Submission(spec_for("{task_id}/old.mp4"), 512)])
+        job = await store.claim("a", "boot", ("512",))
+        assert isinstance(job, JobRecord)
+        laid = await places.stage(made(tmp_path), job.spec, job.token)
+        await store.stage(job, laid)
+        assert await places.deliver(laid, job.task_id)
+        await store.complete(job, {"output": laid["place"]})
+        now_s += 9 * 86_400
+        assert await OldResults(store, places).sweep() == 0
+        assert object_store.keys("videos", job.task_id) == [f"{job.task_id}/old.mp4"]
+        now_s += 2 * 86_400
+        assert await OldResults(store, places).sweep() == 1
+        assert object_store.keys("videos", job.task_id) == []
+    finally:
+        await store.close()
+
+
 async def test_a_link_to_a_result_works_for_everybody_for_a_while(object_store: ObjectStore) -> None:
     storage = object_store.storage("videos")
     await storage.upload(VIDEO, at("s3://videos/linked 1.mp4"), "video/mp4")
@@ -364,7 +393,7 @@ async def test_azure_and_google_are_opened_with_their_own_keys() -> None:
         (S3 + 'endpoint = "https://k:c0ffee@h"', "storage.a.endpoint: is no address"),
         ('storage = "s3"', "storage: is no setting of one line"),
         ('buckets = ["abc"]', "buckets: 'abc' is no bucket; write s3://bucket"),
-        ('buckets = ["s3://abc"]\n[storage.a]\nkind = "s3"\nbuckets = ["abc/x"]', "storage: s3://abc is in [storage.a]"),
+        ('buckets = ["s3://abc"]\n' + S3, "storage: s3://abc is in [storage.a]"),
         ('results = "videos"', "results: 'videos' is neither an absolute path nor s3://bucket/prefix"),
         ('results = "s3://abc/x"', "results: 's3://abc' is no bucket of buckets or of a [storage.NAME]"),
         ('results = "s3://k:c0ffee@abc/x"', "results: the address names no bucket"),
