@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,7 @@ async def _translated(url: str, limits: Limits) -> AsyncIterator[None]:
         raise FileUnreachable(f"'{where}' cannot be reached: {error.os_error.strerror or 'no connection'}.") from None
     except (aiohttp.InvalidURL, UnicodeError):
         raise AddressRefused(f"'{where}' is no address that can be fetched.") from None
-    except (aiohttp.ClientError, ConnectionError):
+    except (aiohttp.ClientError, ConnectionError, ssl.SSLError):
         raise FileUnreachable(f"'{where}' broke the connection off before its end.") from None
 
 
@@ -182,14 +183,13 @@ class _Answer:
             raise JobError(f"'{where}' redirects to nowhere.")
         try:
             following = at.join(URL(location))
+            check_url(following, self._reach)
         except ValueError:
             raise JobError(f"'{where}' redirects to nowhere.") from None
-        if at.scheme == "https" and following.scheme == "http":
-            raise AddressRefused(f"'{where}' redirects from https to http, which is not followed.")
-        try:
-            check_url(following, self._reach)
         except AddressRefused as error:
             raise AddressRefused(f"'{where}' redirects to where it may not: {error}") from None
+        if at.scheme == "https" and following.scheme == "http":
+            raise AddressRefused(f"'{where}' redirects from https to http, which is not followed.")
         return following
 
 

@@ -170,6 +170,18 @@ async def test_a_store_is_tried_at_the_start_and_what_fails_is_one_sentence(obje
     assert not any("probe" in key for key in object_store.keys("videos") + object_store.keys("orders"))
 
 
+async def test_the_variables_of_the_provider_are_enough(
+    object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", object_store.key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", object_store.secret)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", object_store.endpoint)
+    assert await Storage(places_of_buckets(["s3://videos"]), LIMITS).probe("me") == {}
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    (said,) = (await Storage(places_of_buckets(["s3://videos"]), LIMITS).probe("me")).values()
+    assert "refuses the keys of the variables of the environment (SignatureDoesNotMatch)" in said
+
+
 async def test_a_missing_library_is_one_sentence(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.setitem(sys.modules, "obstore.store", None)
