@@ -11,18 +11,22 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from .errors import ConfigError
+from .errors import BadJob, ConfigError
+from .fetch_limits import MEBIBYTE, Limits
 from .retry import RetryPolicy
+from .storage_places import StoragePlace, check_places, is_object, object_address, places_of_buckets, places_of_tables
 from .tiers import TIERS
+from .web_address import PUBLIC_PORTS, Reach, network_of
 
 ENVIRONMENT = "SONIC_QUEUE_"
 CONFIG_FILE = "SONIC_QUEUE_CONFIG"
 QUALITIES = ("sonic", "all", "off")
+HOST = re.compile(r"(?=.*[^0-9./:])[^\s/:@?#]{1,253}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -69,12 +73,38 @@ class Settings:
     exit_when_unhealthy: bool = _setting(True, "a server that can run nothing any more ends itself")
     quality: str = _setting("sonic", "whose finished videos are measured: sonic, all (draft's, too) or off")
     quality_gate: bool = _setting(True, "a measured video that falls short is made once more, with another seed")
+    private_hosts: tuple[str, ...] = _setting(
+        (), "hosts and networks around us that web addresses of jobs may reach all the same"
+    )
+    public_ports: tuple[int, ...] = _setting(PUBLIC_PORTS, "ports that web addresses of jobs may have elsewhere")
+    results: str = _setting("", "folder, or bucket with prefix, that a job's output may be relative to")
+    buckets: tuple[str, ...] = _setting(
+        (), "buckets that jobs may use, by the variables of the provider: s3://, gs://, az://"
+    )
+    storage: tuple[StoragePlace, ...] = _setting((), "object stores with keys of their own: tables [storage.NAME]")
+    input_mib: float = _setting(512.0, "an input that is fetched may be so large", low=0.001, high=1048576)
+    input_s: float = _setting(600.0, "and may take so long", low=1, high=86400)
+    input_idle_s: float = _setting(30.0, "and may be silent for so long", low=0.1, high=3600)
     durable: bool = _setting(False, "a queue's server that is started here waits for the disk before it answers")
 
     @property
     def prefix(self) -> str:
         """What every key begins with: the queue's name as the hash tag of a cluster."""
         return f"{{{self.queue}}}"
+
+    @property
+    def places(self) -> tuple[StoragePlace, ...]:
+        """Every object store that jobs may use."""
+        return (*self.storage, *places_of_buckets(self.buckets))
+
+    @property
+    def limits(self) -> Limits:
+        """Of an input that is fetched."""
+        return Limits(round(self.input_mib * MEBIBYTE), self.input_s, self.input_idle_s)
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(self.private_hosts, self.public_ports)
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -126,6 +156,11 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if kind == tuple[int, ...]:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(_number(int, part, where) for part in _list(parts, where))
+    if kind == tuple[StoragePlace, ...]:
+        return places_of_tables(value)
+    if kind == tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(text for part in _list(parts, where) if (text := _text(part, where).strip()))
     if kind is str:
         return _text(value, where)
     if kind is bool:
@@ -182,8 +217,30 @@ def _check(settings: Settings, places: Mapping[str, str]) -> None:
         raise wrong("heartbeat_s", f"{settings.heartbeat_s:g} is more than a third of lease_s ({settings.lease_s:g}).")
     if settings.quality not in QUALITIES:
         raise wrong("quality", f"'{settings.quality}' is not one of {', '.join(QUALITIES)}.")
+    _check_lists(settings, wrong)
+    _check_results(settings, wrong)
+
+
+def _check_results(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
+    check_places(settings.places)
+    if is_object(settings.results):
+        try:
+            below = object_address(f"{settings.results.rstrip('/')}/video.mp4", "results")
+        except BadJob as error:
+            raise wrong("results", str(error).removeprefix("results: ")) from None
+        if not any(place.allows(below) for place in settings.places):
+            raise wrong("results", f"'{below.kind}://{below.bucket}' is no bucket of buckets or of a [storage.NAME].")
+    elif settings.results and not Path(settings.results).is_absolute():
+        raise wrong("results", f"'{settings.results}' is neither an absolute path nor s3://bucket/prefix.")
+
+
+def _check_lists(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
     for tier in set(settings.tiers) - set(TIERS):
         raise wrong("tiers", f"{tier} is not one of {', '.join(map(str, TIERS))}.")
+    for port in [one for one in settings.public_ports if not 1 <= one <= 65535]:
+        raise wrong("public_ports", f"{port} is no port.")
+    for host in [one for one in settings.private_hosts if network_of(one) is None and not HOST.fullmatch(one)]:
+        raise wrong("private_hosts", f"'{host}' is neither a host's name nor an address nor a network.")
     folders = [("roots", one) for one in settings.roots] + [("templates", one) for one in settings.templates]
     for name, folder in [(name, one) for name, one in folders if not one.is_absolute()]:
         raise wrong(name, f"'{folder}' is no absolute path.")

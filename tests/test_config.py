@@ -13,6 +13,11 @@ from comfyui_sonic.queue_bridge.errors import ConfigError
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
 
+def test_hosts_around_us_are_names_addresses_and_networks() -> None:
+    reach = load_settings({"SONIC_QUEUE_PRIVATE_HOSTS": "minio.local, 10.1.0.0/16,fd12::1"}).reach
+    assert (reach.names(), len(reach.networks()), reach.ports) == ({"minio.local"}, 2, (80, 443))
+
+
 def test_without_a_url_there_is_no_bridge() -> None:
     assert load_settings({}).url == ""
 
@@ -34,6 +39,9 @@ def test_lists_in_the_environment_are_separated_as_people_expect(tmp_path: Path)
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
+        ("PUBLIC_PORTS", "443,0", "SONIC_QUEUE_PUBLIC_PORTS: 0 is no port."),
+        ("PRIVATE_HOSTS", "http://nas", "SONIC_QUEUE_PRIVATE_HOSTS: 'http://nas' is neither a host's name nor an"),
+        ("PRIVATE_HOSTS", "10.0.0.0/99", "SONIC_QUEUE_PRIVATE_HOSTS: '10.0.0.0/99' is neither a host's name"),
         ("LEASE_S", "soon", "SONIC_QUEUE_LEASE_S: 'soon' is no number."),
         ("LEASE_S", "0.1", "SONIC_QUEUE_LEASE_S: 0.1 is outside 1 to 3600."),
         ("LEASE_S", "nan", "SONIC_QUEUE_LEASE_S: 'nan' is no number."),
@@ -92,6 +100,7 @@ def test_the_document_lists_every_setting_with_its_default_and_meaning() -> None
         default = one.default
         shown = "" if default in ((), "") else f"{default:g}" if isinstance(default, float) else str(default)
         shown = shown.lower() if isinstance(default, bool) else shown
+        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else shown
         assert rows[one.name].strip() == shown, one.name
 
 
