@@ -20,11 +20,13 @@ from .errors import ConfigError
 from .mail import ADDRESS, what_is_wrong_with_server
 from .retry import RetryPolicy
 from .tiers import TIERS
-from .webhook import SECRETS_MAX, is_secret, safe_url, what_is_wrong_with
+from .web_address import PUBLIC_PORTS, Reach, network_of, safe_address
+from .webhook import SECRETS_MAX, is_secret, what_is_wrong_with
 
 ENVIRONMENT = "SONIC_QUEUE_"
 CONFIG_FILE = "SONIC_QUEUE_CONFIG"
 QUALITIES = ("sonic", "all", "off")
+HOST = re.compile(r"(?=.*[^0-9./:])[^\s/:@?#]{1,253}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -71,6 +73,10 @@ class Settings:
     exit_when_unhealthy: bool = _setting(True, "a server that can run nothing any more ends itself")
     quality: str = _setting("sonic", "whose finished videos are measured: sonic, all (draft's, too) or off")
     quality_gate: bool = _setting(True, "a measured video that falls short is made once more, with another seed")
+    private_hosts: tuple[str, ...] = _setting(
+        (), "hosts and networks around us that web addresses of jobs may reach all the same"
+    )
+    public_ports: tuple[int, ...] = _setting(PUBLIC_PORTS, "ports that web addresses of jobs may have elsewhere")
     durable: bool = _setting(False, "a queue's server that is started here waits for the disk before it answers")
 
     notify: bool = _setting(True, "this ComfyUI server delivers webhooks and mails, as far as it has what they need")
@@ -98,6 +104,10 @@ class Settings:
     def prefix(self) -> str:
         """What every key begins with: the queue's name as the hash tag of a cluster."""
         return f"{{{self.queue}}}"
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(self.private_hosts, self.public_ports)
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -149,6 +159,9 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if kind == tuple[int, ...]:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(_number(int, part, where) for part in _list(parts, where))
+    if kind == tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(text for part in _list(parts, where) if (text := _text(part, where).strip()))
     if kind is str:
         return _text(value, where)
     if kind is bool:
@@ -211,9 +224,17 @@ def _check(settings: Settings, places: Mapping[str, str]) -> None:
         raise wrong("heartbeat_s", f"{settings.heartbeat_s:g} is more than a third of lease_s ({settings.lease_s:g}).")
     if settings.quality not in QUALITIES:
         raise wrong("quality", f"'{settings.quality}' is not one of {', '.join(QUALITIES)}.")
+    _check_lists(settings, wrong)
+    _check_notices(settings, wrong)
+
+
+def _check_lists(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
     for tier in set(settings.tiers) - set(TIERS):
         raise wrong("tiers", f"{tier} is not one of {', '.join(map(str, TIERS))}.")
-    _check_notices(settings, wrong)
+    for port in [one for one in settings.public_ports if not 1 <= one <= 65535]:
+        raise wrong("public_ports", f"{port} is no port.")
+    for host in [one for one in settings.private_hosts if network_of(one) is None and not HOST.fullmatch(one)]:
+        raise wrong("private_hosts", f"'{host}' is neither a host's name nor an address nor a network.")
     folders = [("roots", one) for one in settings.roots] + [("templates", one) for one in settings.templates]
     for name, folder in [(name, one) for name, one in folders if not one.is_absolute()]:
         raise wrong(name, f"'{folder}' is no absolute path.")
@@ -225,7 +246,7 @@ def _check_notices(settings: Settings, wrong: Callable[[str, str], ConfigError])
     """Webhooks and mails. What may hold a secret is never quoted."""
     for text in settings.webhooks:
         if reason := what_is_wrong_with(text):
-            raise wrong("webhooks", f"'{safe_url(text)}' {reason}")
+            raise wrong("webhooks", f"'{safe_address(text.split()[0])}' {reason}")
     if not all(is_secret(one) for one in settings.webhook_secrets) or len(settings.webhook_secrets) > SECRETS_MAX:
         raise wrong("webhook_secrets", "takes one or two of the form whsec_ and 24 to 64 bytes in Base64.")
     if not all(0 <= delay_s <= 604800 for delay_s in settings.webhook_schedule_s):

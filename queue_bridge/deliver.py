@@ -6,23 +6,22 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+from dataclasses import dataclass
+from email.message import EmailMessage
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from .config import Settings
-from .errors import QueueUnavailable
+from .errors import AddressRefused, QueueUnavailable
 from .mail import MailServer, message
 from .now_and_then import now_and_then
 from .outbox import Message, Outbox
-from .webhook import Endpoint, Schedule, Verdict, headers, safe_url
+from .public_http import open_public_session
+from .web_address import Reach, safe_address
+from .webhook import Endpoint, Schedule, Verdict, headers
 
 log = logging.getLogger("sonic.deliver")
-
-Sessions = Callable[[], AbstractAsyncContextManager[aiohttp.ClientSession]]
 
 AT_ONCE, AT_ONCE_A_HOST = 16, 4
 LOOK_S = 1.0  # a message is sent at most so long after its job's end
@@ -32,13 +31,24 @@ ANSWER_BYTES = 4096  # of an answer, so that its connection can be used again; n
 MAIL_LOOK_S, MAIL_LIMIT_S, MAIL_LEASE_S, MAIL_AGAIN_S = 5.0, 30.0, 120.0, 60.0
 
 
-class Webhooks:
-    """One deliverer of webhooks. sessions: makes the session that all tries share, and guards against private hosts."""
+@dataclass(frozen=True)
+class _Ways:
+    """strangers: to addresses that came with jobs; own: to the operator's, which may lie in the network around us."""
 
-    def __init__(self, outbox: Outbox, settings: Settings, sessions: Sessions) -> None:
+    strangers: aiohttp.ClientSession
+    own: aiohttp.ClientSession
+    own_urls: frozenset[str]
+
+    def to(self, url: str) -> aiohttp.ClientSession:
+        return self.own if url in self.own_urls else self.strangers
+
+
+class Webhooks:
+    """One deliverer of webhooks."""
+
+    def __init__(self, outbox: Outbox, settings: Settings) -> None:
         self._outbox = outbox
         self._settings = settings
-        self._sessions = sessions
         self._schedule = Schedule(settings.webhook_schedule_s, settings.jitter)
         self._lease_s = max(LEASE_LEAST_S, LEASE_SCALE * settings.webhook_timeout_s)
         self._running: dict[asyncio.Task[None], str] = {}
@@ -46,11 +56,15 @@ class Webhooks:
 
     async def run(self) -> None:
         """Deliver until this task is cancelled. A try that is cut off is repeated when its lease has run out."""
+        reach, urls = self._settings.reach, frozenset(one.url for one in endpoints(self._settings))
+        hosts = tuple(host for url in urls if (host := urlsplit(url).hostname))
+        around = Reach((*reach.private_hosts, *hosts), reach.ports)
         try:
-            async with self._sessions() as session:
+            async with open_public_session(reach) as strangers, open_public_session(around) as own:
+                ways = _Ways(strangers, own, urls)
                 while True:
                     self._wake.clear()
-                    await self._rest(await self._look(session))
+                    await self._rest(await self._look(ways))
         finally:
             for task in self._running:
                 task.cancel()
@@ -63,7 +77,7 @@ class Webhooks:
         except TimeoutError:
             pass
 
-    async def _look(self, session: aiohttp.ClientSession) -> float:
+    async def _look(self, ways: _Ways) -> float:
         """Begin every try that is due and that there is room for; seconds until the next look."""
         room = AT_ONCE - len(self._running)
         if not room:
@@ -78,7 +92,7 @@ class Webhooks:
             log.exception("An error that was not foreseen; webhooks are looked for again in %g s.", AWAY_S)
             return AWAY_S
         for one in messages:
-            task = asyncio.create_task(self._try(session, one))
+            task = asyncio.create_task(self._try(ways.to(one.url), one))
             self._running[task] = urlsplit(one.url).netloc.lower()
             task.add_done_callback(self._ended)
         return LOOK_S if due_s is None else min(LOOK_S, due_s + 0.005)
@@ -93,7 +107,7 @@ class Webhooks:
         verdict, status = await self._post(session, one)
         log.log(
             logging.INFO if verdict.outcome == "delivered" else logging.WARNING,
-            *("webhook %s to %s, try %d: %s", one.message_id, safe_url(one.url), one.tries + 1, verdict.said),
+            *("webhook %s to %s, try %d: %s", one.message_id, safe_address(one.url), one.tries + 1, verdict.said),
         )
         while True:  # or what was delivered would be sent again
             try:
@@ -115,6 +129,8 @@ class Webhooks:
                 return self._schedule.after_answer(answer.status, answer.headers, tries, time.time()), answer.status
         except TimeoutError:
             said = f"It did not answer within {limit_s:g} s."
+        except AddressRefused as error:
+            return Verdict("failed", 0.0, f"Not sent: {error}"), 0
         except (aiohttp.ClientError, OSError, ValueError) as error:
             said = _why(error)
         return self._schedule.after_failure(said, tries), 0
@@ -158,7 +174,7 @@ class Mails:
             await self._outbox.settle_mail(digest, sent=not reason, wait_s=wait_s)
         return sent
 
-    async def _hand_in(self, mail: Any) -> str:
+    async def _hand_in(self, mail: EmailMessage) -> str:
         """Why the server did not take it, as a sentence, or ''."""
         import aiosmtplib  # here, as most servers never send a mail
 
@@ -186,7 +202,7 @@ def endpoints(settings: Settings) -> list[Endpoint]:
     return [Endpoint.parse(text) for text in settings.webhooks]
 
 
-async def deliver(outbox: Outbox, settings: Settings, sessions: Sessions) -> None:
+async def deliver(outbox: Outbox, settings: Settings) -> None:
     """Deliver what this process has the settings for, until this task is cancelled."""
 
     async def listen() -> None:
@@ -194,7 +210,7 @@ async def deliver(outbox: Outbox, settings: Settings, sessions: Sessions) -> Non
 
     tasks = [asyncio.create_task(now_and_then(listen, 60.0, log), name="sonic_listen")]
     if settings.webhook_secrets:
-        tasks.append(asyncio.create_task(Webhooks(outbox, settings, sessions).run(), name="sonic_webhooks"))
+        tasks.append(asyncio.create_task(Webhooks(outbox, settings).run(), name="sonic_webhooks"))
     elif settings.webhooks:
         log.warning("webhooks: without webhook_secrets nothing is delivered from here; set them.")
     if settings.smtp_url:

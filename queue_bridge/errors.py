@@ -66,6 +66,10 @@ class BadJob(JobError):
         self.field = field
 
 
+class AddressRefused(JobError):
+    """Raised when a web address that came with a job may not be reached; no message holds its query or password."""
+
+
 class TemplateError(JobError):
     """Raised when a job template is missing, or a file in the templates' folder is none."""
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from .errors import BadJob
 from .packed import unpacked
 from .states import State
-from .webhook import safe_url, what_is_wrong_with_url
+from .web_address import safe_address
+from .webhook import what_is_wrong_with_url
 
 Priority = Literal["normal", "priority"]
 Value = int | float | str | bool
@@ -142,7 +143,7 @@ def checked_consent_id(text: str) -> str:
 def checked_callback(text: str) -> str:
     """The address itself. Raises BadJob for one to which nothing can be delivered."""
     if text and (reason := what_is_wrong_with_url(text)):
-        raise BadJob("callback", f"'{safe_url(text)}' {reason}")
+        raise BadJob("callback", f"'{safe_address(text)}' {reason}")
     return text
 
 

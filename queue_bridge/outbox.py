@@ -14,7 +14,8 @@ from .keys import MAIL
 from .mail import Digest
 from .redis_connection import answer_to
 from .store import Store
-from .webhook import Endpoint, Verdict, safe_url
+from .web_address import safe_address
+from .webhook import Endpoint, Verdict
 
 REPLAYS_A_CALL = 200
 TOLD_AGAIN_S = 3600.0
@@ -58,7 +59,7 @@ class Delivery:
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``: without what may be secret in the address, and without the body."""
         plain = {name: value for name, value in self.__dict__.items() if name != "body"}
-        return {**plain, "url": safe_url(self.url)}
+        return {**plain, "url": safe_address(self.url)}
 
 
 class Outbox:
@@ -99,7 +100,7 @@ class Outbox:
 
     async def settle(self, message: Message, verdict: Verdict, status: int) -> bool:
         """Say what became of a try; False when another deliverer has the message by now."""
-        values = (verdict.outcome, round(verdict.delay_s * 1000), status, verdict.said, safe_url(message.url))
+        values = (verdict.outcome, round(verdict.delay_s * 1000), status, verdict.said, safe_address(message.url))
         answer = await self._store.call("outbox_settle", message.message_id, message.token, *values)
         return bool(answer == "ok")
 

@@ -67,16 +67,6 @@ def what_is_wrong_with_url(url: str) -> str:
     return ""
 
 
-def safe_url(url: str) -> str:
-    """The address for logs and sentences: neither query nor password, which may be secret."""
-    try:
-        parts = urlsplit(url.split()[0] if url.split() else "")
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
-    except ValueError:
-        return "***"
-
-
 def is_secret(text: str) -> bool:
     """Whether it has the form of a signing secret: ``whsec_`` and 24 to 64 bytes in Base64."""
     if not text.startswith(SECRET_PREFIX):
