@@ -1,4 +1,4 @@
-"""The command ``sonic-queue``: submit, status, list, watch, cancel, dead, drain, serve-redis.
+"""The command ``sonic-queue``: submit, run, status, list, watch, cancel, dead, drain, webhooks, notify, serve-redis.
 
 Exit status: 0 when all is well (``submit`` and ``watch``: every job completed), 1 when a job did not, or the queue or
 the material cannot be used, 2 for a wrong argument, 130 after Ctrl-C, which leaves the jobs in the queue.
@@ -38,6 +38,7 @@ from .submission import Defaults, Submitted, counts_line, make_output_folder, su
 from .templates import SHIPPED, Template, load_templates
 from .unserved import alerts
 from .watch_folder import FolderWatch
+from .webhook_commands import add_webhook_commands, notify, webhooks
 
 WATCH_S = 1.0
 
@@ -91,6 +92,7 @@ def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
     watch.add_argument("ids", nargs="*", metavar="ID", help="jobs (default: all that have not ended)")
 
     add_operator_commands(commands, common)
+    add_webhook_commands(commands, common)
 
     serve = commands.add_parser("serve-redis", help="run the queue's own database server in this terminal")
     serve.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -160,6 +162,8 @@ async def _with_queue(arguments: argparse.Namespace) -> int:
         "cancel": lambda arguments, queue: cancel(arguments, queue.store, queue.view),
         "dead": lambda arguments, queue: dead(arguments, queue.store, queue.view),
         "drain": lambda arguments, queue: drain(arguments, queue.store),
+        "webhooks": lambda arguments, queue: webhooks(arguments, queue.store),
+        "notify": lambda arguments, queue: notify(arguments, queue.store, queue.view),
     }
     settings = cli_settings(arguments.url)
     templates = load_templates((SHIPPED, *settings.templates))

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from .errors import ConfigError
 from .mail import ADDRESS, what_is_wrong_with_server
@@ -156,9 +156,9 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if kind == tuple[Path, ...]:
         parts = value.split(os.pathsep) if isinstance(value, str) else value
         return tuple(Path(_text(part, where)) for part in _list(parts, where) if part)
-    if kind == tuple[int, ...]:
+    if kind in (tuple[int, ...], tuple[float, ...]):
         parts = value.split(",") if isinstance(value, str) else value
-        return tuple(_number(int, part, where) for part in _list(parts, where))
+        return tuple(_number(get_args(kind)[0], part, where) for part in _list(parts, where))
     if kind == tuple[str, ...]:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(text for part in _list(parts, where) if (text := _text(part, where).strip()))
@@ -166,12 +166,6 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return _text(value, where)
     if kind is bool:
         return _truth(value, where)
-    if kind == tuple[str, ...]:
-        parts = value.split(",") if isinstance(value, str) else value
-        return tuple(text for part in _list(parts, where) if (text := _text(part, where).strip()))
-    if kind == tuple[float, ...]:
-        parts = value.split(",") if isinstance(value, str) else value
-        return tuple(_number(float, part, where) for part in _list(parts, where))
     return _number(kind, value, where)
 
 

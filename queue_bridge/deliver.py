@@ -24,7 +24,7 @@ from .webhook import Endpoint, Schedule, Verdict, headers
 log = logging.getLogger("sonic.deliver")
 
 AT_ONCE, AT_ONCE_A_HOST = 16, 4
-LOOK_S = 1.0  # a message is sent at most so long after its job's end
+LOOK_S = 5.0  # a new message wakes its deliverers at once; they look this often nevertheless
 AWAY_S = 5.0  # between two looks while the queue does not answer
 LEASE_SCALE, LEASE_LEAST_S = 4.0, 5.0  # a lease, in time limits of a try
 ANSWER_BYTES = 4096  # of an answer, so that its connection can be used again; nobody looks at it
@@ -59,6 +59,7 @@ class Webhooks:
         reach, urls = self._settings.reach, frozenset(one.url for one in endpoints(self._settings))
         hosts = tuple(host for url in urls if (host := urlsplit(url).hostname))
         around = Reach((*reach.private_hosts, *hosts), reach.ports)
+        listening = asyncio.create_task(self._listen())
         try:
             async with open_public_session(reach) as strangers, open_public_session(around) as own:
                 ways = _Ways(strangers, own, urls)
@@ -66,8 +67,19 @@ class Webhooks:
                     self._wake.clear()
                     await self._rest(await self._look(ways))
         finally:
-            for task in self._running:
+            for task in (*self._running, listening):
                 task.cancel()
+
+    async def _listen(self) -> None:
+        """Wake the look whenever there is a new message."""
+        seen = "0-0"
+        while True:
+            try:
+                seen = await self._outbox.wait(seen, LOOK_S)
+                self._wake.set()
+            except QueueUnavailable as error:
+                log.debug("%s", error)
+                await asyncio.sleep(AWAY_S)
 
     async def _rest(self, wait_s: float) -> None:
         """Until it is time to look, or a try has ended."""
@@ -202,17 +214,24 @@ def endpoints(settings: Settings) -> list[Endpoint]:
     return [Endpoint.parse(text) for text in settings.webhooks]
 
 
+def delivers(settings: Settings) -> bool:
+    """Whether a process with these settings can deliver anything."""
+    return bool(settings.webhook_secrets or settings.smtp_url)
+
+
 async def deliver(outbox: Outbox, settings: Settings) -> None:
-    """Deliver what this process has the settings for, until this task is cancelled."""
+    """Deliver what this process has the settings for, until this task is cancelled; returns when that is nothing."""
 
     async def listen() -> None:
         await outbox.listen(endpoints(settings), mails=bool(settings.smtp_url))
 
+    if settings.webhooks and not settings.webhook_secrets:
+        log.warning("webhooks: without webhook_secrets none is delivered from here; set them.")
+    if not settings.webhooks and not delivers(settings):
+        return
     tasks = [asyncio.create_task(now_and_then(listen, 60.0, log), name="sonic_listen")]
     if settings.webhook_secrets:
         tasks.append(asyncio.create_task(Webhooks(outbox, settings).run(), name="sonic_webhooks"))
-    elif settings.webhooks:
-        log.warning("webhooks: without webhook_secrets nothing is delivered from here; set them.")
     if settings.smtp_url:
         tasks.append(asyncio.create_task(Mails(outbox, settings).run(), name="sonic_mails"))
     try:

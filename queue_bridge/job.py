@@ -78,7 +78,7 @@ class JobSpec:
         return json.dumps({**self.__dict__, "config": dict(self.config)}, ensure_ascii=False, separators=(",", ":"))
 
     def asked(self) -> dict[str, Any]:
-        """What is kept of it beside id, class, batch and callback, which have fields of their own; without what is not said."""
+        """What is kept of it beside id, class, batch and callback, kept on their own; without what is not said."""
         said = {"image": self.image, "audio": self.audio, "output": self.output, "name": self.name}
         fields = {**said, "config": dict(self.config), "workflow": self.workflow, "consent_id": self.consent_id}
         if self.workflow == DEFAULT_TEMPLATE:

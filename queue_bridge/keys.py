@@ -156,6 +156,11 @@ class Keys:
         return self._key("outbox")
 
     @property
+    def outbox_wake(self) -> str:
+        """Stream, trimmed: an entry whenever there is a webhook to be delivered; deliverers block on it."""
+        return self._key("outbox_wake")
+
+    @property
     def outbox_ended(self) -> str:
         """List, trimmed: webhooks that were delivered or given up, the latest first."""
         return self._key("outbox_ended")
@@ -228,6 +233,7 @@ class Keys:
             "GRACE": self.grace,
             "LOOKED": self.looked,
             "OUTBOX": self.outbox,
+            "OUTBOX_WAKE": self.outbox_wake,
             "OUTBOX_ENDED": self.outbox_ended,
             "OUTBOX_TOTALS": self.outbox_totals,
             "MESSAGE": self.message(""),

@@ -1,6 +1,6 @@
 """What is to be told outside, in Redis: webhooks and mails that were written with the ends of jobs, and their tries.
 
-Several deliverers share it. Who has claimed something has it for the time of a lease; when it dies, another one goes on.
+Several deliverers share it. Who has claimed something has it for the time of a lease; then another one may go on.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Outbox:
     async def claim(
         self, lease_s: float, most: int, a_host: int, busy: Mapping[str, int]
     ) -> tuple[list[Message], float | None]:
-        """Messages that are due, and in how many seconds the next one is, None for never.
+        """Messages that are due, and in how many seconds to ask again unless a try ends sooner, None for never.
 
         most: at most so many. a_host: to one host at once; busy: how many of them are under way already, by host.
         """
@@ -97,6 +97,12 @@ class Outbox:
             Message(name, token, tries, url, event, _valid(body)) for name, token, tries, url, event, body in found
         ]
         return messages, due_ms / 1000 if due_ms >= 0 else None
+
+    async def wait(self, seen: str, timeout_s: float) -> str:
+        """Return when there is another message behind ``seen``, at the latest after so long, and where to wait from."""
+        read = self._store.client.xread({self._keys.outbox_wake: seen}, block=max(1, round(timeout_s * 1000)))
+        answer = await self._ask(read)
+        return str(answer[0][1][-1][0]) if answer else seen
 
     async def settle(self, message: Message, verdict: Verdict, status: int) -> bool:
         """Say what became of a try; False when another deliverer has the message by now."""
@@ -116,6 +122,10 @@ class Outbox:
         """Put a sentence into the next mail of a kind, unless the same thing was told within ``again_s``."""
         answer = await self._store.call("alert", kind, about, sentence, round(again_s * 1000))
         return bool(answer == "ok")
+
+    async def tell_unserved(self, lane: str, sentence: str) -> None:
+        """Mail that nobody serves what waits in a lane; several that notice it tell it once."""
+        await self.alert("unserved", lane, sentence)
 
     async def claim_mail(self, lease_s: float) -> Digest | None:
         """What is to be mailed now, or None."""
@@ -149,7 +159,7 @@ class Outbox:
         ]
 
     async def totals(self) -> dict[str, int]:
-        """How many tries were delivered, given up ("failed"), or are to be repeated ("retried"), since the beginning."""
+        """How many webhooks were ever "delivered" or given up ("failed"), and how many tries were "retried"."""
         found = await self._ask(self._store.client.hgetall(self._keys.outbox_totals))
         return {name: int(value) for name, value in found.items()}
 
@@ -167,7 +177,7 @@ class Outbox:
         ended: list[str] = []
         if wanted - {"pending"}:
             ended = await self._ask(self._store.client.lrange(self._keys.outbox_ended, 0, -1))
-        deliveries = []
+        deliveries: list[Delivery] = []
         for name in dict.fromkeys([*due, *ended]):
             if len(deliveries) == limit:
                 break

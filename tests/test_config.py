@@ -39,7 +39,11 @@ def test_lists_in_the_environment_are_separated_as_people_expect(tmp_path: Path)
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("WEBHOOKS", "https://a/ job.done", "SONIC_QUEUE_WEBHOOKS: 'https://a/' names the event 'job.done'; the events"),
+        (
+            "WEBHOOKS",
+            "https://a/ job.done",
+            "SONIC_QUEUE_WEBHOOKS: 'https://a/' names the event 'job.done'; ",
+        ),
         ("WEBHOOKS", "https://u:s3@a/?k=s3", "SONIC_QUEUE_WEBHOOKS: 'https://a/' holds a user or password"),
         ("WEBHOOKS", "mailto:a@b", "SONIC_QUEUE_WEBHOOKS: 'mailto://a@b' is no http:// or https:// address."),
         ("WEBHOOK_SECRETS", "s3cret", "SONIC_QUEUE_WEBHOOK_SECRETS: takes one or two of the form whsec_"),

@@ -188,6 +188,7 @@ local function tell_end(id, state, cause, batch, event, sinks, job)
           'about', about, 'made_ms', integer(now), 'body', body)
         redis.call('PEXPIRE', MESSAGE .. message, integer(math.max(MESSAGE_KEPT_MS, RETENTION_MS)))
         redis.call('ZADD', OUTBOX, integer(now), message)
+        redis.call('XADD', OUTBOX_WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
       end
     end
   end

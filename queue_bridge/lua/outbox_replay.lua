@@ -11,6 +11,7 @@ for at = 5, #ARGV do
     redis.call('PEXPIRE', key, integer(math.max(MESSAGE_KEPT_MS, RETENTION_MS)))
     redis.call('LREM', OUTBOX_ENDED, 1, ARGV[at])
     redis.call('ZADD', OUTBOX, integer(now), ARGV[at])
+    redis.call('XADD', OUTBOX_WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
   end
   answers[#answers + 1] = not state and 'missing' or state == 'pending' and 'pending' or 'ok'
 end
