@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 from .console import console_for, print_json, print_table
-from .deliver import deliver, delivers, endpoints
 from .errors import BadJob, ConfigError
 from .outbox import Delivery, Outbox
 from .queue_view import QueueView
@@ -52,6 +51,8 @@ def add_webhook_commands(commands: Any, common: argparse.ArgumentParser) -> None
 
 async def notify(arguments: argparse.Namespace, store: Store, view: QueueView) -> int:
     """Deliver until this is interrupted."""
+    from .deliver import deliver, delivers, endpoints  # HTTP is loaded only where something is delivered
+
     settings = store.settings
     if not delivers(settings):
         raise ConfigError("webhook_secrets", "there is nothing to deliver without; set them, or smtp_url for mails.")

@@ -18,6 +18,8 @@ from comfyui_sonic.queue_bridge.queue_view import QueueView
 from comfyui_sonic.queue_bridge.redis_connection import connect, connect_sync
 from comfyui_sonic.queue_bridge.store import Store, Submission
 
+from .webhook_receiver import SECRET
+
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "tests" / "templates"
 NAMES = ("gpu-1", "gpu-2")
@@ -106,6 +108,8 @@ def environment(url: str, queue: str, name: str, orders: Path) -> dict[str, str]
         "SONIC_QUEUE_LEASE_S": "6",
         "SONIC_QUEUE_HEARTBEAT_S": "1",
         "SONIC_QUEUE_PROGRESS_S": "0.1",
+        "SONIC_QUEUE_WEBHOOK_SECRETS": SECRET,
+        "SONIC_QUEUE_PRIVATE_HOSTS": "127.0.0.1",
     }
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import json
 import logging
 import os
@@ -13,6 +11,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 from comfyui_sonic.queue_bridge.cli import parser
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.deliver import Webhooks
@@ -31,14 +29,18 @@ from comfyui_sonic.queue_bridge.outbox import Outbox
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.queue_view import QueueView
 from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.redis_program import ServerProgram
+from comfyui_sonic.queue_bridge.redis_server import RedisServer
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
 from comfyui_sonic.queue_bridge.store import Store, Submission
 from comfyui_sonic.queue_bridge.webhook import Endpoint, Schedule, what_is_wrong_with_url
 from comfyui_sonic.queue_bridge.webhook_commands import webhooks
 
+from .webhook_receiver import SECRET, Receiver, is_signed, receiving
+
 ROOT = Path(__file__).resolve().parent.parent
-SECRET, NEXT_SECRET = ("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(2))
+NEXT_SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 FAILED = Verdict(State.FAILED, "retries used up", dead_letter=True, counter="failures")
 RESULT = {
     "output": "file:///v/a.mp4",
@@ -52,62 +54,6 @@ RESULT = {
     "degraded": False,
     "report": {"engine": "draft"},
 }
-
-
-@dataclass(frozen=True)
-class Received:
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    at_s: float
-
-    @property
-    def id(self) -> str:
-        return self.headers["webhook-id"]
-
-    @property
-    def told(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.body)
-        return found
-
-
-@dataclass
-class Receiver:
-    """A real server. answers: by path, what the next calls get; 200 after that. A call to /hang gets no answer."""
-
-    port: int = 0
-    received: list[Received] = field(default_factory=list)
-    answers: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    at_once: int = 0
-    most_at_once: int = 0
-
-    def url(self, path: str = "/hook") -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
-
-    async def handle(self, request: web.Request) -> web.Response:
-        lowered = {name.lower(): value for name, value in request.headers.items()}
-        self.received.append(Received(request.path, lowered, await request.read(), time.monotonic()))
-        self.changed.set()
-        self.at_once += 1
-        self.most_at_once = max(self.at_once, self.most_at_once)
-        try:
-            if request.path == "/hang":
-                await asyncio.sleep(60)
-            if request.path == "/slow":
-                await asyncio.sleep(0.1)
-        finally:
-            self.at_once -= 1
-        waiting = self.answers.get(request.path) or [(200, {})]
-        status, headers = waiting.pop(0)
-        return web.Response(status=status, headers=headers)
-
-    async def until(self, count: int, timeout_s: float = 10.0) -> list[Received]:
-        async with asyncio.timeout(timeout_s):
-            while len(self.received) < count:
-                self.changed.clear()
-                await self.changed.wait()
-        return self.received
 
 
 @dataclass
@@ -164,15 +110,8 @@ class Bench:
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    one = Receiver()
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", one.handle)
-    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    one.port = runner.addresses[0][1]
-    yield one
-    await runner.cleanup()
+    async with receiving() as one:
+        yield one
 
 
 @pytest.fixture
@@ -194,14 +133,6 @@ async def bench(redis_url: str, receiver: Receiver) -> AsyncIterator[Bench]:
         task.cancel()
     await asyncio.gather(*made.running, return_exceptions=True)
     await store.close()
-
-
-def is_signed(one: Received, secret: str) -> bool:
-    """As a receiver in any language does it, from the words of the specification alone."""
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    content = one.id.encode() + b"." + one.headers["webhook-timestamp"].encode() + b"." + one.body
-    wanted = "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
-    return wanted in one.headers["webhook-signature"].split(" ")
 
 
 async def test_the_end_of_a_job_is_told_to_its_callback_signed(bench: Bench) -> None:
@@ -398,6 +329,27 @@ async def test_a_deliverer_that_dies_in_the_middle_of_a_try_loses_nothing(bench:
     verdict = Schedule(()).after_answer(200, {}, 1, 0.0)
     assert not await bench.outbox.settle(lost[0], verdict, 200)
     assert await bench.settled() == ["failed"]
+
+
+async def test_what_waits_outlives_a_restart_of_the_database(redis_program: ServerProgram, receiver: Receiver) -> None:
+    with tempfile.TemporaryDirectory(prefix="sonic-") as folder:
+        for running in range(2):
+            with RedisServer(Path(folder), program=redis_program, outlives_us=False) as server:
+                settings = Settings(url=server.url, webhook_secrets=(SECRET,), private_hosts=("127.0.0.1",))
+                store = Store(connect(server.url), settings)
+                one = Bench(store, Outbox(store), receiver, settings)
+                if not running:
+                    await store.register(Identity("a", "boot"))
+                    await one.submit(receiver.url())
+                    await one.complete()
+                    (body,) = [each.body for each in await one.outbox.deliveries(("pending",), 9)]
+                else:
+                    delivering = one.start()
+                    assert await one.settled() == ["delivered"]
+                    delivering.cancel()
+                    await asyncio.gather(delivering, return_exceptions=True)
+                await store.close()
+    assert [each.body.decode() for each in receiver.received] == [body]
 
 
 async def test_several_deliverers_share_the_messages_and_no_host_gets_many_at_once(bench: Bench) -> None:
