@@ -141,8 +141,8 @@ class Webhooks:
                 return self._schedule.after_answer(answer.status, answer.headers, tries, time.time()), answer.status
         except TimeoutError:
             said = f"It did not answer within {limit_s:g} s."
-        except AddressRefused as error:
-            return Verdict("failed", 0.0, f"Not sent: {error}"), 0
+        except AddressRefused as error:  # by the settings of this process; another one may have others
+            said = f"Not sent: {error}"
         except (aiohttp.ClientError, OSError, ValueError) as error:
             said = _why(error)
         return self._schedule.after_failure(said, tries), 0

@@ -355,4 +355,5 @@ class JobRecord:
         plain = {name: value for name, value in self.__dict__.items() if name not in hidden}
         spec = json.loads(self.spec.to_json())
         del spec["task_id"]
+        spec["callback"] = spec["callback"] and safe_address(spec["callback"])  # what is behind it may be secret
         return {**plain, "state": str(self.state), "history": list(self.history), **spec}

@@ -26,6 +26,7 @@ from comfyui_sonic.queue_bridge.states import State
 from comfyui_sonic.queue_bridge.store import Store, Submission
 from comfyui_sonic.queue_bridge.unserved import LOOKS, Unserved
 
+pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 DEAD = Verdict(State.FAILED, "retries used up", dead_letter=True, counter="failures")
 PASSWORD = "mail pass:word/1"
 

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from comfyui_sonic.queue_bridge.cli import parser
@@ -329,6 +331,34 @@ async def test_a_deliverer_that_dies_in_the_middle_of_a_try_loses_nothing(bench:
     verdict = Schedule(()).after_answer(200, {}, 1, 0.0)
     assert not await bench.outbox.settle(lost[0], verdict, 200)
     assert await bench.settled() == ["failed"]
+
+
+async def test_what_became_of_a_try_may_be_said_twice_and_counts_once(bench: Bench) -> None:
+    await bench.submit(bench.receiver.url())
+    await bench.complete()
+    again, given_up = (Schedule(waits_s, 0.0).after_failure("x", 1) for waits_s in ((0.0,), ()))
+    for outcome, verdict in (("retried", again), ("failed", given_up)):
+        (message,), _ = await bench.outbox.claim(60, 9, 9, {})
+        for _ in range(2):
+            assert await bench.outbox.settle(message, verdict, 0)
+        assert (await bench.outbox.totals())[outcome] == 1
+    assert (await bench.outbox.claim(60, 9, 9, {})) == ([], None)
+    (known,) = await bench.outbox.deliveries(("failed",), 9)
+    assert known.tries == 2
+
+
+async def test_a_full_host_holds_up_no_other_however_much_waits_for_it(bench: Bench) -> None:
+    await bench.submit("http://busy.example/", count=250)
+    await bench.submit("http://free.example/")
+    for _ in range(251):
+        await bench.fail()
+    found: list[str] = []
+    busy: Counter[str] = Counter()
+    for _ in range(3):
+        messages, _ = await bench.outbox.claim(60, 16, 4, busy)
+        found += [one.url for one in messages]
+        busy.update(urlsplit(one.url).netloc for one in messages)
+    assert Counter(found) == {"http://busy.example/": 4, "http://free.example/": 1}
 
 
 async def test_what_waits_outlives_a_restart_of_the_database(redis_program: ServerProgram, receiver: Receiver) -> None:
