@@ -312,6 +312,7 @@ async def _status(arguments: argparse.Namespace, queue: Queue) -> int:
     counts, instances = await queue.view.counts(), await queue.view.instances()
     away = sorted(set(await queue.view.draining()) - {one["name"] for one in instances})
     said = list(alerts(counts.waiting, instances).values())
+    said += [f"{one['name']}: {sentence}" for one in instances for sentence in one.get("storage", {}).values()]
     if arguments.json:
         found = {**counts.__dict__, "queued": counts.queued, "instances": instances}
         print_json({**found, "draining_away": away, "alerts": said})
@@ -347,8 +348,9 @@ def _print_job(record: JobRecord) -> None:
     console = console_for()
     state = f"{record.state}, being cancelled" if record.cancelling else str(record.state)
     console.print(f"{record.task_id}  {state}  {record.percent:.0f} %  {record.stage}".rstrip())
-    for name, uri in (("image", record.spec.image), ("audio", record.spec.audio), ("output", record.spec.output)):
-        console.print(f"  {name}: {uri}")
+    shown = record.to_dict()
+    for name in ("image", "audio", "output"):
+        console.print(f"  {name}: {shown[name]}")
     if record.spec.consent_id:
         console.print(f"  consent: {record.spec.consent_id}")
     for entry in record.history:

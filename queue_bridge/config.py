@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from .errors import ConfigError
+from .errors import BadJob, ConfigError
+from .fetch_limits import MEBIBYTE, Limits
 from .mail import ADDRESS, what_is_wrong_with_server
 from .retry import RetryPolicy
+from .storage_places import StoragePlace, check_places, is_object, object_address, places_of_buckets, places_of_tables
 from .tiers import TIERS
 from .web_address import PUBLIC_PORTS, Reach, network_of, safe_address
 from .webhook import SECRETS_MAX, is_secret, what_is_wrong_with
@@ -77,6 +79,14 @@ class Settings:
         (), "hosts and networks around us that web addresses of jobs may reach all the same"
     )
     public_ports: tuple[int, ...] = _setting(PUBLIC_PORTS, "ports that web addresses of jobs may have elsewhere")
+    results: str = _setting("", "folder, or bucket with prefix, that a job's output may be relative to")
+    buckets: tuple[str, ...] = _setting(
+        (), "buckets that jobs may use, by the variables of the provider: s3://, gs://, az://"
+    )
+    storage: tuple[StoragePlace, ...] = _setting((), "object stores with keys of their own: tables [storage.NAME]")
+    input_mib: float = _setting(512.0, "an input that is fetched may be so large", low=0.001, high=1048576)
+    input_s: float = _setting(600.0, "and may take so long", low=1, high=86400)
+    input_idle_s: float = _setting(30.0, "and may be silent for so long", low=0.1, high=3600)
     durable: bool = _setting(False, "a queue's server that is started here waits for the disk before it answers")
 
     notify: bool = _setting(True, "this ComfyUI server delivers webhooks and mails, as far as it has what they need")
@@ -104,6 +114,16 @@ class Settings:
     def prefix(self) -> str:
         """What every key begins with: the queue's name as the hash tag of a cluster."""
         return f"{{{self.queue}}}"
+
+    @property
+    def places(self) -> tuple[StoragePlace, ...]:
+        """Every object store that jobs may use."""
+        return (*self.storage, *places_of_buckets(self.buckets))
+
+    @property
+    def limits(self) -> Limits:
+        """Of an input that is fetched."""
+        return Limits(round(self.input_mib * MEBIBYTE), self.input_s, self.input_idle_s)
 
     @property
     def reach(self) -> Reach:
@@ -159,6 +179,8 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if kind in (tuple[int, ...], tuple[float, ...]):
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(_number(get_args(kind)[0], part, where) for part in _list(parts, where))
+    if kind == tuple[StoragePlace, ...]:
+        return places_of_tables(value)
     if kind == tuple[str, ...]:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(text for part in _list(parts, where) if (text := _text(part, where).strip()))
@@ -220,6 +242,20 @@ def _check(settings: Settings, places: Mapping[str, str]) -> None:
         raise wrong("quality", f"'{settings.quality}' is not one of {', '.join(QUALITIES)}.")
     _check_lists(settings, wrong)
     _check_notices(settings, wrong)
+    _check_results(settings, wrong)
+
+
+def _check_results(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
+    check_places(settings.places)
+    if is_object(settings.results):
+        try:
+            below = object_address(f"{settings.results.rstrip('/')}/video.mp4", "results")
+        except BadJob as error:
+            raise wrong("results", str(error).removeprefix("results: ")) from None
+        if not any(place.allows(below) for place in settings.places):
+            raise wrong("results", f"'{below.kind}://{below.bucket}' is no bucket of buckets or of a [storage.NAME].")
+    elif settings.results and not Path(settings.results).is_absolute():
+        raise wrong("results", f"'{settings.results}' is neither an absolute path nor s3://bucket/prefix.")
 
 
 def _check_lists(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:

@@ -7,6 +7,7 @@ BridgeError
 ├── RedisServerError      the queue's own database server cannot be found, started or stopped
 ├── JobError              a job cannot be run as it is; trying again changes nothing
 │   ├── BadJob            a field or a parameter of a job is wrong
+│   ├── ObjectMissing         there is no object of that key in an object store
 │   └── TemplateError     a job template is missing or is none
 ├── FileUnreachable       an input or output of a job cannot be reached now; it may be later
 ├── LeaseLost             another instance has this job now
@@ -69,6 +70,10 @@ class BadJob(JobError):
 
 class AddressRefused(JobError):
     """Raised when a web address that came with a job may not be reached; no message holds its query or password."""
+
+
+class ObjectMissing(JobError):
+    """Raised when an object store has no object of that key."""
 
 
 class TemplateError(JobError):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from .errors import BadJob
 from .packed import unpacked
 from .states import State
-from .web_address import safe_address
+from .web_address import is_web, safe_address, without_secrets
 from .webhook import what_is_wrong_with_url
 
 Priority = Literal["normal", "priority"]
@@ -56,7 +56,9 @@ def new_job_id() -> str:
 class JobSpec:
     """What a job asks for.
 
-    image, audio, output: URIs (``file:///...``). config: parameters of the template, checked by it.
+    image, audio: URIs (``file:///...``, ``https://...``, ``s3://bucket/key``). output: one of a file or an object, or a
+    path below the instances' ``results``; ``{task_id}`` and ``{batch}`` are filled in.
+    config: parameters of the template, checked by it.
     name: for people, such as the video's file name. batch: the id of what was submitted together, or ''.
     consent_id: where the operator finds the consent of the person in the picture, or ''; nothing here looks into it.
     callback: the http(s) address that is told of its end, or ''.
@@ -92,6 +94,7 @@ class JobSpec:
         if unknown:
             raise BadJob(unknown[0], f"is no field of a job; the fields are {', '.join(sorted(FIELDS))}.")
         task_id = _text(fields, "task_id", "") or new_job_id()
+        _check_no_password(fields)
         for name in ("task_id", "batch"):
             value = _text(fields, name, "")
             if value and not ID.fullmatch(value):
@@ -145,6 +148,19 @@ def checked_callback(text: str) -> str:
     if text and (reason := what_is_wrong_with_url(text)):
         raise BadJob("callback", f"'{safe_address(text)}' {reason}")
     return text
+
+
+def _check_no_password(fields: Mapping[str, Any]) -> None:
+    """What a job names is kept and shown, so nothing secret may be in it."""
+    for name in ("image", "audio", "image_url", "audio_url", "output"):
+        value = fields.get(name)
+        if isinstance(value, str) and "@" in value.partition("://")[2].partition("/")[0]:
+            raise BadJob(name, "the address holds a user's name or a password; leave it out.")
+
+
+def _shown(uri: str) -> str:
+    """An input's address without the query, in which links with a time limit have their signature."""
+    return without_secrets(uri) if is_web(uri) else uri
 
 
 def _check_size(count: int) -> None:
@@ -330,6 +346,7 @@ class JobRecord:
         """
         asked = self.spec.asked()
         asked.pop("config", None)
+        asked |= {name: _shown(asked[name]) for name in ("image", "audio") if name in asked}
         fields = {
             **asked,
             "class": self.job_class if self.job_class != CLASS_OF["normal"] else "",
@@ -356,4 +373,5 @@ class JobRecord:
         spec = json.loads(self.spec.to_json())
         del spec["task_id"]
         spec["callback"] = spec["callback"] and safe_address(spec["callback"])  # what is behind it may be secret
+        spec |= {name: _shown(spec[name]) for name in ("image", "audio")}
         return {**plain, "state": str(self.state), "history": list(self.history), **spec}

@@ -32,22 +32,24 @@ def submission_of(
 ) -> tuple[Submission, tuple[str, ...]]:
     """The job, and warnings about it.
 
-    image, audio, output: paths, or addresses such as s3://...; output: '' for beside the recording. options:
-    parameters of the template, by their own or their classic names, and what else a job has (``priority``, ...); None
+    image, audio, output: paths, or addresses such as s3://...; output: '' for beside the recording, and one that does
+    not begin at the root is below the instances' ``results``. options: parameters of the template, by their own or
+    their classic names, and what else a job has (``priority``, ...); None
     is not said. Raises BadJob.
     """
     said = {CLASSIC.get(name, name): value for name, value in options.items() if value is not None}
     of_the_job = {name: said.pop(name) for name in OF_THE_JOB if name in said}
     template = template_named(templates, str(of_the_job.pop("workflow", DEFAULT_TEMPLATE)))
     values, warnings = template.check(said)
-    place = output or _beside(audio)
+    place = _place(output) if output else as_address(_beside(audio))
+    stem = Path(unquote(urlsplit(place).path)).stem
     spec = JobSpec.parse(
         {
             "task_id": task_id,
             "image": as_address(image),
             "audio": as_address(audio),
-            "output": as_address(place),
-            "name": Path(unquote(urlsplit(as_address(place)).path)).stem,
+            "output": place,
+            "name": "" if "{" in stem else stem,
             "config": said,
             "workflow": template.name,
             **of_the_job,
@@ -60,6 +62,10 @@ def submission_of(
 def as_address(text: str) -> str:
     """A path as an address; what is an address already stays as it is."""
     return text if "://" in text else Path(text).absolute().as_uri()
+
+
+def _place(output: str) -> str:
+    return as_address(output) if Path(output).is_absolute() else output
 
 
 def _beside(audio: str) -> str:

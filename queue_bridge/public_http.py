@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,24 +23,15 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from .errors import AddressRefused, BridgeError, FileUnreachable, JobError
+from .fetch_limits import MEBIBYTE, Limits
 from .web_address import ADDRESS_CHARACTERS, Reach, check_address, check_reachable, check_url, safe_address
 
 REDIRECTS_MAX = 5
 CONNECT_S = 15.0
 BLOCK_BYTES = 1 << 18
-MEBIBYTE = 1 << 20
 MAY_PASS_STATUS = frozenset({408, 409, 423, 425, 429})  # and everything from 500 on
 # A browser page or a message instead of a file.
 NO_FILE_TYPES = ("text/", "application/json", "application/xml", "application/xhtml", "application/problem")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of one download: its bytes, the seconds it may take, and those it may be silent."""
-
-    bytes: int = 512 * MEBIBYTE
-    total_s: float = 600.0
-    idle_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -154,7 +146,7 @@ async def _translated(url: str, limits: Limits) -> AsyncIterator[None]:
         raise FileUnreachable(f"'{where}' cannot be reached: {error.os_error.strerror or 'no connection'}.") from None
     except (aiohttp.InvalidURL, UnicodeError):
         raise AddressRefused(f"'{where}' is no address that can be fetched.") from None
-    except (aiohttp.ClientError, ConnectionError):
+    except (aiohttp.ClientError, ConnectionError, ssl.SSLError):
         raise FileUnreachable(f"'{where}' broke the connection off before its end.") from None
 
 
@@ -191,14 +183,13 @@ class _Answer:
             raise JobError(f"'{where}' redirects to nowhere.")
         try:
             following = at.join(URL(location))
+            check_url(following, self._reach)
         except ValueError:
             raise JobError(f"'{where}' redirects to nowhere.") from None
-        if at.scheme == "https" and following.scheme == "http":
-            raise AddressRefused(f"'{where}' redirects from https to http, which is not followed.")
-        try:
-            check_url(following, self._reach)
         except AddressRefused as error:
             raise AddressRefused(f"'{where}' redirects to where it may not: {error}") from None
+        if at.scheme == "https" and following.scheme == "http":
+            raise AddressRefused(f"'{where}' redirects from https to http, which is not followed.")
         return following
 
 

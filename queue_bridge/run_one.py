@@ -14,7 +14,7 @@ from rich.console import Console
 from .console import JobsDisplay, console_for, print_json
 from .errors import BadJob, QueueUnavailable
 from .job import CLASS_OF, JobRecord, new_job_id
-from .one_job import followed, result_of, submission_of
+from .one_job import as_address, followed, result_of, submission_of
 from .queue_view import QueueView
 from .states import State
 from .store import Store
@@ -86,7 +86,8 @@ async def run_one(
     console = console_for(sys.stderr if arguments.json else None)
     names = (*PARAMETERS, "priority", "workflow", "callback", "consent_id")
     options = {name: getattr(arguments, name) for name in names}
-    one, warnings = submission_of(new_job_id(), arguments.image, arguments.audio, arguments.output, options, templates)
+    output = as_address(arguments.output) if arguments.output else ""
+    one, warnings = submission_of(new_job_id(), arguments.image, arguments.audio, output, options, templates)
     for warning in warnings:
         console.print(warning)
     task_id, record = one.spec.task_id, None

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from .config import Settings
 from .errors import JobError, LeaseLost, QueueForbidden, StartStopped
 from .job import CLASS_OF, JobRecord, JobSpec
-from .packed import packed, short_key
+from .packed import SMALL, packed, short_key
 from .presence import Identity, registration
 from .quick_connection import QuickClient, Script
 from .redis_connection import answer_to, safe_url
@@ -188,7 +188,7 @@ class Store:
 
     async def complete(self, job: JobRecord, result: Mapping[str, Any]) -> None:
         """Commit the one result of a job. Raises LeaseLost."""
-        document = packed(job.completed(result))
+        document = packed(job.completed(result), SMALL)
         values = ("", "", "", "", document, 0, "", "", int(self.settings.results_days > 0))
         await self._owned("settle", job, State.COMPLETED.value, "completed", *values)
 

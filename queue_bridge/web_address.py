@@ -75,16 +75,26 @@ def network_of(text: str) -> Network | None:
         return None
 
 
+def is_web(uri: str) -> bool:
+    """Whether an address of a job is one on the web, so far as its beginning shows."""
+    return uri.partition("://")[0].lower() in SCHEMES and "://" in uri
+
+
 def safe_address(url: str | URL) -> str:
-    """An address as it may be shown: without query, fragment and password."""
+    """An address as a sentence may show it: without query, fragment and password, and not too long."""
+    text = without_secrets(url)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def without_secrets(url: str | URL) -> str:
+    """An address without query, fragment and password."""
     try:
         parts = URL(url) if isinstance(url, str) else url
         port = f":{parts.explicit_port}" if parts.explicit_port else ""
         host = f"[{parts.host}]" if parts.host and ":" in parts.host else parts.host or ""
-        text = f"{parts.scheme}://{host}{port}{parts.raw_path}"
+        return f"{parts.scheme}://{host}{port}{parts.raw_path}"
     except ValueError:
         return "an address that is none"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def check_address(url: str, reach: Reach) -> URL:

@@ -227,8 +227,10 @@ async def test_a_task_is_a_job_with_its_progress_and_its_result(worker: Worker, 
 
 
 async def test_a_job_that_fails_is_one_error_with_its_sentence(worker: Worker, hands: Hands) -> None:
-    message = worker.send(image_path="/a.png", audio_path="/a.wav", output_path="/o/x.mp4")
+    message = worker.send(image_path="https://h/a.png", audio_path="s3://b/a.wav", output_path="r/{task_id}.mp4")
     job = await hands.claim()
+    assert (job.spec.image, job.spec.audio) == ("https://h/a.png", "s3://b/a.wav")
+    assert job.spec.output == "r/{task_id}.mp4"
     await hands.store.settle(job, Verdict(State.FAILED, "bad input"), "There is no face in a.png.", "bad input", "a")
     error = await outcome(message)
     assert type(error).__name__ == "VideoNotMade"

@@ -13,8 +13,10 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import TestServer
 from comfyui_sonic.queue_bridge.errors import AddressRefused, BridgeError, FileUnreachable, JobError
-from comfyui_sonic.queue_bridge.public_http import REDIRECTS_MAX, Limits, fetch, open_public_session
+from comfyui_sonic.queue_bridge.fetch_limits import Limits
+from comfyui_sonic.queue_bridge.public_http import REDIRECTS_MAX, _Answer, fetch, open_public_session
 from comfyui_sonic.queue_bridge.web_address import Reach, check_address, safe_address
+from yarl import URL
 
 PICTURE = b"\x89PNG" + bytes(3000)
 LIMITS = Limits(bytes=10_000, total_s=3.0, idle_s=0.5)
@@ -267,8 +269,17 @@ async def test_a_redirect_to_where_it_may_is_followed_but_not_for_ever(server: T
     assert (await fetch(str(url), tmp_path / "a.png", HERE, LIMITS)).name == "a.png"
     with pytest.raises(JobError, match=f"redirects more than {REDIRECTS_MAX} times"):
         await fetch(str(server.make_url("/around/0")), tmp_path / "b.png", HERE, LIMITS)
-    with pytest.raises(JobError, match="redirects to nowhere"):
-        await fetch(str(server.make_url("/redirect")), tmp_path / "b.png", HERE, LIMITS)
+    for target in ("", "http://[half", "http://127.0.0.1:99999/"):
+        url = server.make_url("/redirect").with_query(to=target)
+        with pytest.raises(JobError, match="redirects to nowhere"):
+            await fetch(str(url), tmp_path / "b.png", HERE, LIMITS)
+
+
+def test_a_redirect_from_https_to_http_is_not_followed() -> None:
+    answer = _Answer(None, "https://shop.example/a.png", Reach())  # type: ignore[arg-type]
+    with pytest.raises(AddressRefused, match="redirects from https to http, which is not followed"):
+        answer._next(URL("https://shop.example/a.png"), "http://shop.example/a.png")
+    assert answer._next(URL("https://shop.example/a.png"), "/b.png") == URL("https://shop.example/b.png")
 
 
 async def test_a_session_that_follows_redirects_by_itself_is_checked_as_well(server: TestServer) -> None:
