@@ -19,6 +19,7 @@ from typing import Any
 from .ahead import Checks
 from .comfy_client import ComfyClient
 from .config import Settings, load_settings
+from .deliver import deliver
 from .departure import depart_on_sigterm
 from .errors import BridgeError
 from .health import UNHEALTHY, Health
@@ -26,6 +27,7 @@ from .job_files import JobFiles
 from .job_places import JobPlaces
 from .lease import LeaseKeeper
 from .old_results import OldResults
+from .outbox import Outbox
 from .presence import Identity
 from .prompt_events import PromptRunner, SavedFile
 from .prompt_queue import PromptQueueRunner
@@ -124,7 +126,10 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     task.add_done_callback(_say_why)
     depart_on_sigterm(leaving, task, settings.grace_s)
     view = QueueView(store.client, store.keys, settings.url)
-    beside = [asyncio.create_task(Unserved(view).run(), name="sonic_unserved")]
+    outbox = Outbox(store)
+    beside = [asyncio.create_task(Unserved(view, tell=outbox.tell_unserved).run(), name="sonic_unserved")]
+    if settings.notify:
+        beside.append(asyncio.create_task(deliver(outbox, settings), name="sonic_deliver"))
     beside.append(asyncio.create_task(_probe(storage, identity, storage_trouble), name="sonic_storage_probe"))
     if settings.results_days:
         beside.append(asyncio.create_task(OldResults(store, places).run(), name="sonic_old_results"))

@@ -14,14 +14,16 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from .errors import BadJob, ConfigError
 from .fetch_limits import MEBIBYTE, Limits
+from .mail import ADDRESS, what_is_wrong_with_server
 from .retry import RetryPolicy
 from .storage_places import StoragePlace, check_places, is_object, object_address, places_of_buckets, places_of_tables
 from .tiers import TIERS
-from .web_address import PUBLIC_PORTS, Reach, network_of
+from .web_address import PUBLIC_PORTS, Reach, network_of, safe_address
+from .webhook import SECRETS_MAX, is_secret, what_is_wrong_with
 
 ENVIRONMENT = "SONIC_QUEUE_"
 CONFIG_FILE = "SONIC_QUEUE_CONFIG"
@@ -86,6 +88,27 @@ class Settings:
     input_s: float = _setting(600.0, "and may take so long", low=1, high=86400)
     input_idle_s: float = _setting(30.0, "and may be silent for so long", low=0.1, high=3600)
     durable: bool = _setting(False, "a queue's server that is started here waits for the disk before it answers")
+
+    notify: bool = _setting(True, "this ComfyUI server delivers webhooks and mails, as far as it has what they need")
+    webhooks: tuple[str, ...] = _setting((), "addresses that are told of every job's end; docs/webhooks.md")
+    webhook_secrets: tuple[str, ...] = field(
+        default=(),
+        repr=False,
+        metadata={"meaning": "whsec_..., with which webhooks are signed; two while one replaces the other"},
+    )
+    webhook_schedule_s: tuple[float, ...] = _setting(
+        (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0),
+        "waits before the further tries of a webhook",
+    )
+    webhook_timeout_s: float = _setting(15.0, "a webhook's receiver has so long to answer", low=0.1, high=120)
+    smtp_url: str = field(
+        default="",
+        repr=False,  # it may hold a password
+        metadata={"meaning": "the server for mails: smtp://, smtps:// or smtp+starttls://user:password@host:port"},
+    )
+    mail_from: str = _setting("", "who mails to the operator are from; docs/webhooks.md says of what")
+    mail_to: tuple[str, ...] = _setting((), "who gets them")
+    mail_every_min: float = _setting(15.0, "at most one mail of a kind in so many minutes", low=0.01, high=10080)
 
     @property
     def prefix(self) -> str:
@@ -153,9 +176,9 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if kind == tuple[Path, ...]:
         parts = value.split(os.pathsep) if isinstance(value, str) else value
         return tuple(Path(_text(part, where)) for part in _list(parts, where) if part)
-    if kind == tuple[int, ...]:
+    if kind in (tuple[int, ...], tuple[float, ...]):
         parts = value.split(",") if isinstance(value, str) else value
-        return tuple(_number(int, part, where) for part in _list(parts, where))
+        return tuple(_number(get_args(kind)[0], part, where) for part in _list(parts, where))
     if kind == tuple[StoragePlace, ...]:
         return places_of_tables(value)
     if kind == tuple[str, ...]:
@@ -218,6 +241,7 @@ def _check(settings: Settings, places: Mapping[str, str]) -> None:
     if settings.quality not in QUALITIES:
         raise wrong("quality", f"'{settings.quality}' is not one of {', '.join(QUALITIES)}.")
     _check_lists(settings, wrong)
+    _check_notices(settings, wrong)
     _check_results(settings, wrong)
 
 
@@ -246,3 +270,21 @@ def _check_lists(settings: Settings, wrong: Callable[[str, str], ConfigError]) -
         raise wrong(name, f"'{folder}' is no absolute path.")
     for folder in [one for one in settings.templates if not one.is_dir()]:
         raise wrong("templates", f"the folder '{folder}' is not there.")
+
+
+def _check_notices(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
+    """Webhooks and mails. What may hold a secret is never quoted."""
+    for text in settings.webhooks:
+        if reason := what_is_wrong_with(text):
+            raise wrong("webhooks", f"'{safe_address(text.split()[0])}' {reason}")
+    if not all(is_secret(one) for one in settings.webhook_secrets) or len(settings.webhook_secrets) > SECRETS_MAX:
+        raise wrong("webhook_secrets", "takes one or two of the form whsec_ and 24 to 64 bytes in Base64.")
+    if not all(0 <= delay_s <= 604800 for delay_s in settings.webhook_schedule_s):
+        raise wrong("webhook_schedule_s", "takes waits of 0 to 604800 seconds.")
+    if settings.smtp_url and (reason := what_is_wrong_with_server(settings.smtp_url)):
+        raise wrong("smtp_url", reason)
+    if settings.smtp_url and not (settings.mail_from and settings.mail_to):
+        raise wrong("smtp_url", "needs mail_from and mail_to as well.")
+    for name, address in (("mail_from", settings.mail_from), *(("mail_to", one) for one in settings.mail_to)):
+        if address and not ADDRESS.fullmatch(address):
+            raise wrong(name, f"'{address}' is no mail address.")

@@ -12,6 +12,7 @@ BridgeError
 ├── FileUnreachable       an input or output of a job cannot be reached now; it may be later
 ├── LeaseLost             another instance has this job now
 ├── StartStopped          an operator's wish ends this start; ``cause`` is "cancelled" or "drained"
+├── VideoNotMade          a job that somebody waited for has failed or was cancelled
 ├── InstanceError         a ComfyUI server could not be started, or is gone
 ├── PromptRejected        ComfyUI refused the graph before running it (a wrong input, a missing node)
 ├── PromptFailed          a node failed while the graph ran
@@ -93,6 +94,10 @@ class StartStopped(BridgeError):
     def __init__(self, cause: str) -> None:
         super().__init__(f"An operator has {cause} it.")
         self.cause = cause
+
+
+class VideoNotMade(BridgeError):
+    """Raised for whoever waits for one job's video, when the job has failed or was cancelled."""
 
 
 class InstanceError(BridgeError):

@@ -19,6 +19,7 @@ from comfyui_sonic.queue_bridge.redis_connection import connect, connect_sync
 from comfyui_sonic.queue_bridge.store import Store, Submission
 
 from .object_store import ObjectStore
+from .webhook_receiver import SECRET
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "tests" / "templates"
@@ -108,6 +109,8 @@ def environment(url: str, queue: str, name: str, orders: Path) -> dict[str, str]
         "SONIC_QUEUE_LEASE_S": "6",
         "SONIC_QUEUE_HEARTBEAT_S": "1",
         "SONIC_QUEUE_PROGRESS_S": "0.1",
+        "SONIC_QUEUE_WEBHOOK_SECRETS": SECRET,
+        "SONIC_QUEUE_PRIVATE_HOSTS": "127.0.0.1",
     }
 
 

@@ -39,6 +39,18 @@ def test_lists_in_the_environment_are_separated_as_people_expect(tmp_path: Path)
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
+        (
+            "WEBHOOKS",
+            "https://a/ job.done",
+            "SONIC_QUEUE_WEBHOOKS: 'https://a/' names the event 'job.done'; ",
+        ),
+        ("WEBHOOKS", "https://u:s3@a/?k=s3", "SONIC_QUEUE_WEBHOOKS: 'https://a/' holds a user or password"),
+        ("WEBHOOKS", "mailto:a@b", "SONIC_QUEUE_WEBHOOKS: 'mailto://a@b' is no http:// or https:// address."),
+        ("WEBHOOK_SECRETS", "s3cret", "SONIC_QUEUE_WEBHOOK_SECRETS: takes one or two of the form whsec_"),
+        ("WEBHOOK_SCHEDULE_S", "5,-1", "SONIC_QUEUE_WEBHOOK_SCHEDULE_S: takes waits of 0 to 604800 seconds."),
+        ("SMTP_URL", "http://h", "SONIC_QUEUE_SMTP_URL: is none of smtp://HOST"),
+        ("SMTP_URL", "smtp://h", "SONIC_QUEUE_SMTP_URL: needs mail_from and mail_to as well."),
+        ("MAIL_TO", "nobody", "SONIC_QUEUE_MAIL_TO: 'nobody' is no mail address."),
         ("PUBLIC_PORTS", "443,0", "SONIC_QUEUE_PUBLIC_PORTS: 0 is no port."),
         ("PRIVATE_HOSTS", "http://nas", "SONIC_QUEUE_PRIVATE_HOSTS: 'http://nas' is neither a host's name nor an"),
         ("PRIVATE_HOSTS", "10.0.0.0/99", "SONIC_QUEUE_PRIVATE_HOSTS: '10.0.0.0/99' is neither a host's name"),
@@ -100,7 +112,7 @@ def test_the_document_lists_every_setting_with_its_default_and_meaning() -> None
         default = one.default
         shown = "" if default in ((), "") else f"{default:g}" if isinstance(default, float) else str(default)
         shown = shown.lower() if isinstance(default, bool) else shown
-        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else shown
+        shown = ", ".join(f"{value:g}" for value in default) if isinstance(default, tuple) else shown
         assert rows[one.name].strip() == shown, one.name
 
 
