@@ -1,4 +1,5 @@
-"""The command ``sonic-queue``: submit, run, status, list, watch, cancel, dead, drain, webhooks, notify, serve-redis.
+"""The command ``sonic-queue``: submit, run, status, list, watch, cancel, dead, drain, webhooks, notify, gateway, keys,
+serve-redis.
 
 Exit status: 0 when all is well (``submit`` and ``watch``: every job completed), 1 when a job did not, or the queue or
 the material cannot be used, 2 for a wrong argument, 130 after Ctrl-C, which leaves the jobs in the queue.
@@ -25,6 +26,7 @@ from .config import Settings, load_settings
 from .console import JobsDisplay, console_for, print_json, print_table
 from .errors import BadJob, BridgeError, ConfigError
 from .follow import Follower
+from .gateway.command import add_gateway_commands, gateway, keys
 from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value, checked_callback, checked_consent_id
 from .operator_commands import add_operator_commands, cancel, dead, drain
 from .orders import read_orders
@@ -97,6 +99,7 @@ def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
 
     add_operator_commands(commands, common)
     add_webhook_commands(commands, common)
+    add_gateway_commands(commands, common)
 
     serve = commands.add_parser("serve-redis", help="run the queue's own database server in this terminal")
     serve.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -181,10 +184,12 @@ async def _with_queue(arguments: argparse.Namespace) -> int:
         "drain": lambda arguments, queue: drain(arguments, queue.store),
         "webhooks": lambda arguments, queue: webhooks(arguments, queue.store),
         "notify": lambda arguments, queue: notify(arguments, queue.store, queue.view),
+        "gateway": lambda arguments, queue: gateway(arguments, queue.store, queue.view, queue.templates),
+        "keys": lambda arguments, queue: keys(arguments, queue.store),
     }
     settings = cli_settings(arguments.url)
     templates = load_templates((SHIPPED, *settings.templates))
-    store = Store(connect(settings.url), settings)
+    store = Store(connect(settings.url, many=arguments.command == "gateway"), settings)
     try:
         await check_server(store.client, settings.url)
         return await commands[arguments.command](

@@ -29,6 +29,7 @@ ENVIRONMENT = "SONIC_QUEUE_"
 CONFIG_FILE = "SONIC_QUEUE_CONFIG"
 QUALITIES = ("sonic", "all", "off")
 HOST = re.compile(r"(?=.*[^0-9./:])[^\s/:@?#]{1,253}")
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -109,6 +110,10 @@ class Settings:
     mail_from: str = _setting("", "who mails to the operator are from; docs/webhooks.md says of what")
     mail_to: tuple[str, ...] = _setting((), "who gets them")
     mail_every_min: float = _setting(15.0, "at most one mail of a kind in so many minutes", low=0.01, high=10080)
+    gateway_folder: str = _setting("", "where `sonic-queue gateway` keeps uploads and results; a folder in the roots")
+    gateway_upload_mb: float = _setting(512.0, "an upload to the gateway may have so many MB", low=0.001, high=1e6)
+    gateway_read_s: float = _setting(30.0, "a request's head, and each pause in its body, may take so long", low=0.1)
+    gateway_origins: tuple[str, ...] = _setting((), "web pages of these origins may use the gateway; none by default")
 
     @property
     def prefix(self) -> str:
@@ -265,9 +270,18 @@ def _check_lists(settings: Settings, wrong: Callable[[str, str], ConfigError]) -
         raise wrong("public_ports", f"{port} is no port.")
     for host in [one for one in settings.private_hosts if network_of(one) is None and not HOST.fullmatch(one)]:
         raise wrong("private_hosts", f"'{host}' is neither a host's name nor an address nor a network.")
+    for origin in settings.gateway_origins:
+        if not ORIGIN.fullmatch(origin):
+            raise wrong("gateway_origins", f"'{origin}' is no origin such as https://shop.example.")
+    _check_folders(settings, wrong)
+
+
+def _check_folders(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
     folders = [("roots", one) for one in settings.roots] + [("templates", one) for one in settings.templates]
     for name, folder in [(name, one) for name, one in folders if not one.is_absolute()]:
         raise wrong(name, f"'{folder}' is no absolute path.")
+    if settings.gateway_folder and not Path(settings.gateway_folder).is_absolute():
+        raise wrong("gateway_folder", f"'{settings.gateway_folder}' is no absolute path.")
     for folder in [one for one in settings.templates if not one.is_dir()]:
         raise wrong("templates", f"the folder '{folder}' is not there.")
 

@@ -10,6 +10,7 @@ BridgeError
 │   ├── ObjectMissing         there is no object of that key in an object store
 │   └── TemplateError     a job template is missing or is none
 ├── FileUnreachable       an input or output of a job cannot be reached now; it may be later
+├── BacklogFull           a caller has as many jobs that have not ended as it may have
 ├── LeaseLost             another instance has this job now
 ├── StartStopped          an operator's wish ends this start; ``cause`` is "cancelled" or "drained"
 ├── VideoNotMade          a job that somebody waited for has failed or was cancelled
@@ -82,6 +83,10 @@ class TemplateError(JobError):
 
 class FileUnreachable(BridgeError):
     """Raised when an input or an output of a job cannot be reached now, such as on a network drive that is away."""
+
+
+class BacklogFull(BridgeError):
+    """Raised when a caller has as many jobs that have not ended as its API key allows; nothing was queued."""
 
 
 class LeaseLost(BridgeError):

@@ -217,7 +217,7 @@ class JobRecord:
 
     attempt: starts so far. failures, crashes, degradations, device_faults, redraws: what its budgets were used for.
     history: one entry for each start that did not complete. result: what the completed start reported.
-    cancelling: it runs, and its owner is to end it.
+    cancelling: it runs, and its owner is to end it. caller: the id of the API key it came with, or ''.
     """
 
     task_id: str
@@ -245,6 +245,7 @@ class JobRecord:
     result: Mapping[str, Any] | None
     history: tuple[Mapping[str, Any], ...]
     cancelling: bool = False
+    caller: str = ""
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str], task_id: str) -> JobRecord:
@@ -285,6 +286,7 @@ class JobRecord:
             staged=None,
             result=None,
             history=(),
+            caller=fields.get("caller", ""),
         )
 
     @classmethod
@@ -337,6 +339,7 @@ class JobRecord:
             result=result,
             history=_history(known.get("history", "")),
             cancelling=bool(known.get("cancel_ms")),
+            caller=fields.get("caller", ""),
         )
 
     def completed(self, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,21 +45,7 @@ class JobFiles:
 
     def path_of(self, uri: str, field: str) -> Path:
         """The file that a URI of a job names. Raises BadJob when that is none of the allowed ones."""
-        parts = urlsplit(uri)
-        if parts.scheme != "file":
-            usable = "file:///... or s3://..." if field == "output" else "file:///..., https://... or s3://..."
-            raise BadJob(field, f"'{parts.scheme or uri}' is no kind of address that is taken here; use {usable}")
-        if parts.netloc not in ("", "localhost"):
-            raise BadJob(field, f"the file is on another computer ('{parts.netloc}'); name one that is mounted here.")
-        if "\0" in unquote(parts.path) or parts.query or parts.fragment:
-            raise BadJob(field, "the file's name holds characters that it cannot hold; quote them.")
-        path = Path(url2pathname(parts.path))
-        resolved = path.resolve()
-        if not path.is_absolute() or not any(resolved.is_relative_to(root) for root in self._roots):
-            raise BadJob(
-                field, f"'{path}' lies outside the folders that this instance may use; add its folder to roots."
-            )
-        return resolved
+        return path_in(self._roots, uri, field)
 
     def source_of(self, uri: str, field: str) -> tuple[int, int]:
         """Size and time of an input where it is, to see whether a copy is still true. Raises BadJob, OSError."""
@@ -211,6 +197,26 @@ class JobFiles:
             shutil.rmtree(folder / FOLDER / task_id / self._start(token), ignore_errors=True)
             with contextlib.suppress(OSError):  # another start's files are in it
                 (folder / FOLDER / task_id).rmdir()
+
+
+def path_in(roots: Iterable[Path], uri: str, field: str) -> Path:
+    """The file that a URI of a job names, with its links resolved. roots: resolved, too.
+
+    Raises BadJob when it is none in these folders.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        usable = "file:///... or s3://..." if field == "output" else "file:///..., https://... or s3://..."
+        raise BadJob(field, f"'{parts.scheme or uri}' is no kind of address that is taken here; use {usable}")
+    if parts.netloc not in ("", "localhost"):
+        raise BadJob(field, f"the file is on another computer ('{parts.netloc}'); name one that is mounted here.")
+    if "\0" in unquote(parts.path) or parts.query or parts.fragment:
+        raise BadJob(field, "the file's name holds characters that it cannot hold; quote them.")
+    path = Path(url2pathname(parts.path))
+    resolved = path.resolve()
+    if not path.is_absolute() or not any(resolved.is_relative_to(root) for root in roots):
+        raise BadJob(field, f"'{path}' lies outside the folders that this instance may use; add its folder to roots.")
+    return resolved
 
 
 def glob_escape(text: str) -> str:

@@ -60,6 +60,38 @@ class Keys:
         """Hash and its field: the job that a repeated submission finds. Many keys share a hash, for less memory."""
         return self._key("idempotency:") + short_key[:BUCKET], short_key[BUCKET:]
 
+    def submitted(self, caller: str) -> str:
+        """Stream: an entry for each job that a caller has submitted, as long as it is kept. caller: '' for none."""
+        return self._key("submitted:") + caller
+
+    def bucket(self, caller: str) -> str:
+        """Hash with expiry: how many requests a caller may make now."""
+        return self._key("bucket:") + caller
+
+    def request(self, digest: str) -> str:
+        """String with expiry: what a request with an idempotency key was, and the id that it was given."""
+        return self._key("request:") + digest
+
+    @property
+    def api_keys(self) -> str:
+        """Hash: the API keys of the gateway by their ids, as JSON; revoked ones stay."""
+        return self._key("api_keys")
+
+    @property
+    def callers(self) -> str:
+        """Set: who has submitted jobs with an API key."""
+        return self._key("callers")
+
+    @property
+    def unended(self) -> str:
+        """Hash: how many jobs of each caller have not ended."""
+        return self._key("unended")
+
+    @property
+    def ready(self) -> str:
+        """String with expiry: written to see that something can be."""
+        return self._key("ready")
+
     @property
     def leases(self) -> str:
         """Sorted set: running jobs by the time when their lease runs out."""
@@ -214,6 +246,10 @@ class Keys:
             "CLAIM": self.claim(""),
             "BATCH": self.batch(""),
             "IDEMPOTENCY": self._key("idempotency:"),
+            "SUBMITTED": self.submitted(""),
+            "CALLERS": self.callers,
+            "UNENDED": self.unended,
+            "BUCKET_OF": self.bucket(""),
             "LEASES": self.leases,
             "DELAYED": self.delayed,
             "DEAD": self.dead,

@@ -22,6 +22,7 @@ log = logging.getLogger("sonic.queue_view")
 EVENTS_A_CALL = 1000
 JOBS_A_CALL = 500
 EVERY = 10_000_000  # as a limit: all there are
+OLDEST_BATCHES = 1000  # of a lane that are looked at for its oldest job
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,65 @@ class QueueView:
     async def batch(self, batch_id: str) -> dict[str, int]:
         """total, completed, failed, cancelled and submitted_ms of a batch; empty when it is unknown."""
         fields = await self._ask(self._client.hgetall(self._keys.batch(batch_id)))
-        return {name: int(value) for name, value in fields.items()}
+        return {name: int(value) for name, value in fields.items() if name != "caller"}
+
+    async def batch_caller(self, batch_id: str) -> str:
+        """The id of the API key whose batch it is, or ''."""
+        return await self._ask(self._client.hget(self._keys.batch(batch_id), "caller")) or ""
+
+    async def callers(self) -> list[str]:
+        """Who has submitted jobs that are still kept, '' among them."""
+        return ["", *sorted(await self._ask(self._client.smembers(self._keys.callers)))]
+
+    async def unended(self, caller: str) -> int:
+        """How many jobs of a caller have not ended."""
+        return int(await self._ask(self._client.hget(self._keys.unended, caller)) or 0)
+
+    async def submitted(
+        self, callers: Sequence[str], limit: int, *, after: tuple[str, str] | None = None, since_ms: int | None = None
+    ) -> list[tuple[str, str]]:
+        """(place in the order of submission, job id) of so many jobs of these callers, the latest first.
+
+        after: the last of them that need not be told. since_ms: the other way round, from that time on.
+        """
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for caller in callers:  # one of several callers' jobs that have the same place may have been told already
+                key = self._keys.submitted(caller)
+                if since_ms is None:
+                    pipeline.xrevrange(key, after[0] if after else "+", "-", count=limit + 1)
+                else:
+                    pipeline.xrange(key, after[0] if after else str(since_ms), "+", count=limit + 1)
+            answers = await self._ask(pipeline.execute())
+        latest_first = since_ms is None
+        entries = sorted(
+            ((place_of(place), fields["job"], place) for found in answers for place, fields in found),
+            reverse=latest_first,
+        )
+        if after:
+            told = (place_of(after[0]), after[1])
+            entries = [one for one in entries if (one[:2] < told if latest_first else one[:2] > told)]
+        return [(place, task_id) for _, task_id, place in entries[:limit]]
+
+    async def oldest_s(self) -> dict[tuple[str, str], float]:
+        """When the job was submitted that has waited longest, by class and lane; seconds since 1970."""
+        heads: dict[tuple[str, str], list[str]] = {}
+        for job_class, lane in await self._lanes():
+            batches = await self._ask(self._client.zrange(self._keys.flows(job_class, lane), 0, OLDEST_BATCHES))
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for batch in batches:
+                    pipeline.zrange(self._keys.returned(job_class, lane, batch), 0, 0)
+                    pipeline.lrange(self._keys.waiting(job_class, lane, batch), 0, 0)
+                answers = await self._ask(pipeline.execute())
+            heads[job_class, lane] = [task_id for answer in answers for task_id in answer]
+        oldest = {}
+        for place, ids in heads.items():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for task_id in ids:
+                    pipeline.hget(self._keys.job(task_id), "submitted_ms")
+                times = [int(answer) / 1000 for answer in await self._ask(pipeline.execute()) if answer]
+            if times:
+                oldest[place] = min(times)
+        return oldest
 
     async def instances(self) -> list[dict[str, Any]]:
         """What every living instance says of itself, in the order of their names; ``running`` is the job it has now."""
@@ -161,10 +220,25 @@ class QueueView:
 
     async def events(self, after: str, timeout_s: float) -> tuple[list[dict[str, str]], str]:
         """Events behind ``after``, at the latest after so long; and the id to go on from."""
+        entries = await self.entries(after, timeout_s)
+        return [fields for _, fields in entries], entries[-1][0] if entries else after
+
+    async def entries(self, after: str, timeout_s: float) -> list[tuple[str, dict[str, str]]]:
+        """The same, each with its id."""
         block_ms = max(1, round(timeout_s * 1000))
         answer = await self._ask(self._client.xread({self._keys.events: after}, count=EVENTS_A_CALL, block=block_ms))
-        entries = next(iter(_streams(answer).values()), [])
-        return [fields for _, fields in entries], entries[-1][0] if entries else after
+        return next(iter(_streams(answer).values()), [])
+
+    async def past_events(self, after: str, until: str) -> list[tuple[str, dict[str, str]]]:
+        """At most EVENTS_A_CALL events behind ``after`` up to ``until``, each with its id."""
+        read = self._client.xrange(self._keys.events, f"({after}", until, count=EVENTS_A_CALL)
+        found: list[tuple[str, dict[str, str]]] = await self._ask(read)
+        return found
+
+    async def first_event(self) -> str:
+        """The id of the oldest event that is kept."""
+        entries = await self._ask(self._client.xrange(self._keys.events, count=1))
+        return str(entries[0][0]) if entries else "0-0"
 
     async def lag(self, job_class: str, lane: str) -> int | None:
         """What an autoscaler sees: how many jobs wait in a lane."""
@@ -196,3 +270,9 @@ def _streams(answer: Any) -> dict[str, list[tuple[str, dict[str, str]]]]:
     """The entries by stream of an XREAD, whichever protocol it was answered in."""
     pairs = answer.items() if isinstance(answer, dict) else answer or ()
     return {name: entries[0] if entries and isinstance(entries[0], list) else entries for name, entries in pairs}
+
+
+def place_of(entry_id: str) -> tuple[int, int]:
+    """The id of a stream's entry, to be compared."""
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number or 0)

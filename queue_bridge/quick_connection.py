@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ def _packing() -> Callable[[tuple[Any, ...]], bytes] | None:
 
 
 PACK_COMMAND = _packing()
+AT_ONCE = 32  # connections of one client; further commands wait for one to be free
 
 
 class _Quick(AbstractConnection):
@@ -49,9 +51,14 @@ class QuickClient:
     def __init__(self, client: Redis) -> None:
         self._pool = client.connection_pool
         self._free: list[AbstractConnection] = []
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def ask(self, *command: Any) -> Any:
         """The answer to one command; raises redis-py's errors. Nothing is sent twice."""
+        async with self._turns:
+            return await self._ask(*command)
+
+    async def _ask(self, *command: Any) -> Any:
         connection = self._free.pop() if self._free else self._pool.get_available_connection()  # type: ignore[no-untyped-call]
         try:
             if not connection.is_connected or await connection.can_read():  # it was closed meanwhile

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from redis import Redis as SyncRedis
 from redis import exceptions
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -32,6 +32,7 @@ CONNECT_TIMEOUT_S = 5.0
 HEALTH_CHECK_S = 30  # a connection idle for longer is asked for a sign of life before it is used
 # Plain arrays from every server, as Lua scripts answer too, and no push messages or further handshakes as in RESP3.
 PROTOCOL = 2
+CONNECTIONS = 64  # of a client that many ask at once
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ class ServerInfo:
     fsync: str | None
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, *, many: bool = False) -> Redis:
     """A client of the queue's database, which connects when it is first used.
 
     Nothing is ever sent twice by the client itself: a lost answer reaches the caller, whose scripts may be repeated.
+    many: it is asked by many at once, who wait for a free connection instead of each having one.
     Raises QueueUnavailable when the URL is wrong.
     """
     options = _options(url)
@@ -63,8 +65,11 @@ def connect(url: str) -> Redis:
     fixed = _fixed(SOCKET_TIMEOUT_S)
     if kind is QuickUnixConnection:
         del fixed["socket_keepalive"]
-    pool = ConnectionPool(kind, **options, **fixed, retry=Retry(NoBackoff(), 0))
-    return Redis.from_pool(pool)
+    retry = Retry(NoBackoff(), 0)
+    if many:
+        limits: dict[str, Any] = {"max_connections": CONNECTIONS, "timeout": SOCKET_TIMEOUT_S}
+        return Redis.from_pool(BlockingConnectionPool(connection_class=kind, **options, **fixed, retry=retry, **limits))
+    return Redis.from_pool(ConnectionPool(kind, **options, **fixed, retry=retry))
 
 
 def connect_sync(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S, name: str = "") -> SyncRedis:

@@ -14,7 +14,8 @@ NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem != 
 Argument = str | int | float | bytes
 OPTIONAL = frozenset({"info"})  # done without where it is refused
 READS = frozenset(  # outside of scripts
-    {"hget", "hgetall", "hkeys", "lrange", "smembers", "xlen", "xread", "xrevrange", "zcard", "zrange", "zrevrange"}
+    {"get", "hget", "hgetall", "hkeys", "hlen", "hmget", "hvals", "lrange", "smembers", "xlen", "xrange", "xread"}
+    | {"xrevrange", "zcard", "zrange", "zrevrange"}
 )
 CALLS = re.compile(r"redis\.p?call\('(\w+)'")
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from .config import Settings
-from .errors import JobError, LeaseLost, QueueForbidden, StartStopped
+from .errors import BacklogFull, JobError, LeaseLost, QueueForbidden, StartStopped
 from .job import CLASS_OF, JobRecord, JobSpec
 from .packed import SMALL, packed, short_key
 from .presence import Identity, registration
@@ -92,21 +92,25 @@ class Store:
         values = registration(identity, self.settings.lease_s, {}, predecessor_is_dead=predecessor_is_dead)
         return bool((await self._call("register", *values))[0] == "ok")
 
-    async def submit(self, submissions: Sequence[Submission], *, again: bool = False) -> list[Accepted]:
+    async def submit(
+        self, submissions: Sequence[Submission], *, again: bool = False, caller: str = "", backlog: int = 0
+    ) -> list[Accepted]:
         """Queue jobs, in order; a known idempotency key or id finds the job that is there.
 
-        again: where that job has ended, make another in its place.
+        again: where that job has ended, make another in its place. caller: whose jobs they are, or ''. backlog: so many
+        of that caller's may not have ended, or 0 for any number; raises BacklogFull.
         """
+        whose = (int(again), caller, backlog)
         if len(submissions) <= JOBS_A_CALL:
-            return _accepted(submissions, await self._call("submit", *_submitted(submissions, again=again)))
+            return _accepted(submissions, await self._call("submit", *whose, *_submitted(submissions)))
         answers: list[Accepted] = []
         sent: asyncio.Task[list[Any]] | None = None
         for start in range(0, len(submissions), JOBS_A_CALL):
             part = submissions[start : start + JOBS_A_CALL]
-            values = _submitted(part, again=again)  # while the server is at work on the part before
+            values = _submitted(part)  # while the server is at work on the part before
             if sent:
                 answers += _accepted(submissions[len(answers) : start], await sent)
-            sent = asyncio.create_task(self._call("submit", *values))
+            sent = asyncio.create_task(self._call("submit", *whose, *values))
             await asyncio.sleep(0)  # so that it is sent
         return answers + (_accepted(submissions[len(answers) :], await sent) if sent else [])
 
@@ -115,6 +119,28 @@ class Store:
         key, field = self.keys.idempotency(short_key(idempotency_key))
         found: str | None = await answer_to(self.client.hget(key, field), self.settings.url)
         return found
+
+    async def admit(self, caller: str, a_minute: int) -> float:
+        """Take one request out of a caller's bucket; 0, or in how many seconds to ask again."""
+        return int(await self._call("admit", caller, a_minute)) / 1000
+
+    async def remember_request(self, digest: str, what: str) -> str | None:
+        """Remember what a request was, as long as a job is kept; what an earlier one with this digest was, or None."""
+        kept_ms = round(self.settings.retention_days * 86_400_000)
+        before: str | None = await self.ask("SET", self.keys.request(digest), what, "PX", kept_ms, "NX", "GET")
+        return before
+
+    async def forget_request(self, digest: str) -> None:
+        """It led to nothing."""
+        await self.ask("DEL", self.keys.request(digest))
+
+    async def ask(self, *command: Argument) -> Any:
+        """The answer to one plain command."""
+        return await answer_to(self._quick.ask(*command), self.settings.url)
+
+    async def check_writable(self) -> None:
+        """Raises QueueUnavailable when nothing can be written."""
+        await answer_to(self.client.set(self.keys.ready, 1, px=1000), self.settings.url)
 
     async def claim(
         self, instance: str, boot: str, lanes: Sequence[str], *, claim_id: str | None = None
@@ -304,9 +330,9 @@ class Store:
         return await answer_to(run, self.settings.url)
 
 
-def _submitted(submissions: Sequence[Submission], *, again: bool) -> list[Argument]:
-    """The own arguments of lua/submit.lua."""
-    values: list[Argument] = [int(again)]
+def _submitted(submissions: Sequence[Submission]) -> list[Argument]:
+    """The own arguments of lua/submit.lua from the first run of jobs on."""
+    values: list[Argument] = []
     for (job_class, lane, batch, callback), run in groupby(submissions, key=_place):
         jobs = list(run)
         values += [job_class, lane, batch, callback, len(jobs)]
@@ -322,6 +348,8 @@ def _place(one: Submission) -> tuple[str, str, str, str]:
 
 def _accepted(submissions: Sequence[Submission], known: Sequence[Any]) -> list[Accepted]:
     """The answers out of those of lua/submit.lua, which names only the jobs that were there."""
+    if known and known[0] == "full":
+        raise BacklogFull(f"{known[1]} of its jobs have not ended, and this caller may not have so many more.")
     there = {known[at]: Accepted(known[at + 1], False, State(known[at + 2])) for at in range(0, len(known), 3)}
     return [
         there.get(number) or Accepted(one.spec.task_id, True, State.QUEUED) for number, one in enumerate(submissions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,23 @@ class Submitted:
 
     tracked: tuple[Tracked, ...]
     left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True)
+class CheckedJob:
+    """A job that can be queued. values: every parameter of its template. warnings: sentences."""
+
+    submission: Submission
+    values: Mapping[str, Value]
+    warnings: tuple[str, ...]
+
+
+def checked_job(fields: Mapping[str, Any], templates: Mapping[str, Template]) -> CheckedJob:
+    """A job as a client wrote it, whichever way it came. Raises BadJob or TemplateError."""
+    spec = JobSpec.parse(fields)
+    values, warnings = template_named(templates, spec.workflow).check(spec.config)
+    tier = tier_of(int(values.get("resolution", DEFAULT_RESOLUTION)))
+    return CheckedJob(Submission(spec, tier, str(values.get("engine", "auto"))), values, tuple(warnings))
 
 
 @dataclass(frozen=True)
@@ -131,27 +148,25 @@ def _check_all(
 
 
 def _check(order: Order, templates: Mapping[str, Template], defaults: Defaults, digests: dict[Path, str]) -> _Checked:
-    template = template_named(templates, order.template or defaults.workflow)
-    config = {**defaults.config, **order.config}
-    values, warnings = template.check(config)
-    spec = JobSpec.parse(
+    checked = checked_job(
         {
             "task_id": new_job_id(),
             "name": order.name,
             "image": order.portrait.as_uri(),
             "audio": order.voice.as_uri(),
             "output": order.output.as_uri(),
-            "config": config,
+            "config": {**defaults.config, **order.config},
             "priority": order.priority or defaults.priority,
-            "workflow": template.name,
+            "workflow": order.template or defaults.workflow,
             "batch": defaults.batch,
             "consent_id": order.consent_id or defaults.consent_id,
             "callback": defaults.callback,
-        }
+        },
+        templates,
     )
-    tier = tier_of(int(values.get("resolution", DEFAULT_RESOLUTION)))
-    key = _key(order, template.name, values, spec.consent_id, digests)
-    return _Checked(order, Submission(spec, tier, str(values.get("engine", "auto")), key), tuple(warnings))
+    spec = checked.submission.spec
+    key = _key(order, spec.workflow, checked.values, spec.consent_id, digests)
+    return _Checked(order, replace(checked.submission, idempotency_key=key), checked.warnings)
 
 
 def _key(order: Order, template: str, values: Mapping[str, Any], consent_id: str, digests: dict[Path, str]) -> str:

@@ -235,7 +235,8 @@ local function listening(id, callback)
   return sinks, job or {}
 end
 
-local function count_end(id, state, cause, batch, sinks, job)
+local function count_end(id, state, cause, batch, caller, sinks, job)
+  if caller then redis.call('HINCRBY', UNENDED, caller, -1) end
   redis.call('RPUSH', ENDED, integer(now) .. ' ' .. id)
   redis.call('HINCRBY', TOTALS, state, 1)
   if batch then redis.pcall('HINCRBY', BATCH .. batch, state, 1) end
@@ -247,8 +248,8 @@ end
 local function finish_taken(id, key, state, cause, ...)
   redis.call('HSET', key, 'state', state, 'ended_ms', integer(now), ...)
   redis.call('HDEL', key, 'owner', 'boot', 'seconds_left')
-  local batch, callback = unpack(redis.call('HMGET', key, 'batch', 'callback'))
-  count_end(id, state, cause, batch, listening(id, callback))
+  local batch, callback, caller = unpack(redis.call('HMGET', key, 'batch', 'callback', 'caller'))
+  count_end(id, state, cause, batch, caller, listening(id, callback))
 end
 
 -- The end of a job that has not completed, wherever it is.
@@ -260,13 +261,18 @@ end
 
 -- The end of a job that has: what its owner has packed of it is kept, and what the scripts ask for.
 local function finish_completed(id, key, token, document)
-  local batch, once, callback = unpack(redis.call('HMGET', key, 'batch', 'once', 'callback'))
+  local batch, once, callback, caller = unpack(redis.call('HMGET', key, 'batch', 'once', 'callback', 'caller'))
   local sinks, job = listening(id, callback)
   local kept = { 'state', 'completed', 'token', token, 'ended_ms', integer(now) }
-  if once then kept[7], kept[8] = 'once', once end
+  for name, value in pairs({ once = once, caller = caller }) do
+    if value then
+      kept[#kept + 1] = name
+      kept[#kept + 1] = value
+    end
+  end
   redis.call('DEL', key)
   redis.call('HSET', key, unpack(add_pieces(kept, document)))
-  count_end(id, 'completed', 'completed', batch, sinks, job)
+  count_end(id, 'completed', 'completed', batch, caller, sinks, job)
 end
 
 -- A job that an operator has cancelled; its owner says so, or is gone, or there is none.
@@ -275,18 +281,29 @@ local function finish_cancelled(id, key)
   finish(id, key, 'cancelled', 'cancelled')
 end
 
+-- The oldest entries of what a caller has submitted go when their jobs are no longer kept.
+local function trim_submitted(caller)
+  for _ = 1, FORGOTTEN_A_CALL do
+    local first = redis.call('XRANGE', SUBMITTED .. caller, '-', '+', 'COUNT', 1)[1]
+    if not first then return redis.call('SREM', CALLERS, caller) end
+    if redis.call('EXISTS', JOB .. first[2][2]) == 1 then return end
+    redis.call('XDEL', SUBMITTED .. caller, first[1])
+  end
+end
+
 -- Ended jobs that are no longer kept, and the keys by which a repeated submission would find them.
 local function forget()
   for _ = 1, FORGOTTEN_A_CALL do
     local ended, id = string.match(redis.call('LINDEX', ENDED, 0) or '', '^(%d+) (.*)$')
     if not ended or tonumber(ended) >= now - RETENTION_MS then return end
     redis.call('LPOP', ENDED)
-    local last, once = of_job(id, 'ended_ms', 'once')
+    local last, once, caller = of_job(id, 'ended_ms', 'once', 'caller')
     if last == ended then  -- or it was put back since
       local bucket, field = IDEMPOTENCY .. string.sub(once or '', 1, BUCKET), string.sub(once or '', BUCKET + 1)
       if once and redis.call('HGET', bucket, field) == id then redis.call('HDEL', bucket, field) end
       redis.call('ZREM', DEAD, id)
       redis.call('DEL', JOB .. id)
+      trim_submitted(caller or '')
     end
   end
 end

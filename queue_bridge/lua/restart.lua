@@ -13,5 +13,7 @@ if first_lane then
 end
 redis.call('HINCRBY', TOTALS, state, -1)
 count_in_batch(key, state, -1)
+local caller = redis.call('HGET', key, 'caller')
+if caller then redis.call('HINCRBY', UNENDED, caller, 1) end
 give_back(id, key, 'retried by hand')
 return 'ok'

@@ -1,10 +1,12 @@
--- Jobs into their lanes. ARGV[5] 1 to make a job anew where the same one has ended; then for each run of jobs that
--- belong together: class, lane, batch or '', callback or '', how many; and for each of them id, short idempotency key
--- or '', what it asks for (packed). Answers {number, id, state} in a row for each job that was there before; all others were made.
+-- Jobs into their lanes. ARGV[5] 1 to make a job anew where the same one has ended, [6] who submits or '', [7] how many
+-- jobs of that caller may not have ended or 0; then for each run of jobs that belong together: class, lane, batch or '',
+-- callback or '', how many; and for each of them id, short idempotency key or '', what it asks for (packed). Answers
+-- {number, id, state} in a row for each job that was there before; all others were made. Or {'full', how many have not
+-- ended}, and none was.
 -- Repeating the call makes nothing twice.
-local again = ARGV[5] == '1'
+local again, caller, backlog = ARGV[5] == '1', ARGV[6], tonumber(ARGV[7])
 local time = integer(now)
-local known, number, at = {}, 0, 6
+local known, number, at = {}, 0, 8
 local place = tonumber(redis.call('HGET', TOTALS, 'submitted') or 0)  -- in the order of all submissions, over all lanes
 
 -- The job that is there in place of this one, and its state; nothing when this is a new one.
@@ -24,6 +26,18 @@ local function found(id, once)
   return other, state
 end
 
+if backlog > 0 then
+  local there, wanted, from = tonumber(redis.call('HGET', UNENDED, caller) or 0), 0, at
+  while from <= #ARGV do
+    local count = tonumber(ARGV[from + 4])
+    for one = 0, count - 1 do
+      if not of_job(ARGV[from + 5 + 3 * one], 'state') then wanted = wanted + 1 end
+    end
+    from = from + 5 + 3 * count
+  end
+  if wanted > 0 and there + wanted > backlog then return { 'full', there } end
+end
+
 while at <= #ARGV do
   local class, lane, batch, callback, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
   local made = {}
@@ -41,15 +55,14 @@ while at <= #ARGV do
       if batch ~= '' then
         fields[11], fields[12] = 'batch', batch
       end
-      if once ~= '' then
-        fields[#fields + 1] = 'once'
-        fields[#fields + 1] = once
-      end
-      if callback ~= '' then
-        fields[#fields + 1] = 'callback'
-        fields[#fields + 1] = callback
+      for name, value in pairs({ once = once, caller = caller, callback = callback }) do
+        if value ~= '' then
+          fields[#fields + 1] = name
+          fields[#fields + 1] = value
+        end
       end
       redis.call('HSET', JOB .. id, unpack(add_pieces(fields, ARGV[at + 2])))
+      redis.call('XADD', SUBMITTED .. caller, '*', 'job', id)
       emit(id, 'queued', 'submitted')
       made[#made + 1] = id
     end
@@ -62,9 +75,14 @@ while at <= #ARGV do
     if batch ~= '' then
       redis.call('HSETNX', BATCH .. batch, 'submitted_ms', time)
       redis.call('HINCRBY', BATCH .. batch, 'total', #made)
+      if caller ~= '' then redis.call('HSETNX', BATCH .. batch, 'caller', caller) end
       keep_batch(batch)
     end
     redis.call('HINCRBY', TOTALS, 'submitted', #made)
+    if caller ~= '' then
+      redis.call('SADD', CALLERS, caller)
+      redis.call('HINCRBY', UNENDED, caller, #made)
+    end
   end
 end
 return known

@@ -1,0 +1,106 @@
+"""Every operation of the gateway, in the order in which its description lists them."""
+
+from __future__ import annotations
+
+from . import batches, exposition, followers, health, queue_info, result_download, tasks
+from .new_tasks import IDEMPOTENCY_KEY
+from .operations import JSON, MULTIPART, Answer, Operation
+
+TEXT_EVENTS = "text/event-stream"
+LAST_EVENT = followers.LAST_EVENT
+RANGE = result_download.HEADERS
+ACCEPTED = Answer(202, "in the queue", "Accepted", headers=("Location",))
+BATCH_ACCEPTED = Answer(202, "in the queue", "BatchAccepted", headers=("Location",))
+EVENTS = (
+    Answer(200, "events `snapshot`, `change` and `end`, each with JSON", content=TEXT_EVENTS),
+    Answer(204, "nothing has happened since Last-Event-ID, and nothing will"),
+)
+VIDEO = (
+    Answer(200, "the video", content="video/mp4"),
+    Answer(206, "a part of it", content="video/mp4", headers=("Content-Range",)),
+    Answer(302, "it lies elsewhere", headers=("Location",)),
+    Answer(304, "unchanged"),
+)
+NO_VIDEO = ("not-finished", "gone", "precondition-failed", "range")
+WRITES = (
+    *("bad-request", "too-slow", "too-large", "unsupported-media-type", "invalid", "conflict", "no-room"),
+    *("idempotency-key-reused", "backlog-full"),
+)
+
+OPERATIONS = (
+    Operation(
+        "createTask", "POST", "/v1/tasks", tasks.create_task, "submit", "Submit a task.", (ACCEPTED,),
+        headers=(IDEMPOTENCY_KEY,), body={JSON: "NewTask", MULTIPART: "NewTaskForm"}, problems=WRITES,
+    ),
+    Operation(
+        "listTasks", "GET", "/v1/tasks", tasks.list_tasks, "read", "List tasks, the latest first.",
+        (Answer(200, "a page; it may be short or empty while `next` is there", "TaskList"),), query=tasks.LIST,
+    ),
+    Operation(
+        "getTask", "GET", "/v1/tasks/{task_id}", tasks.show_task, "read", "Look at a task.",
+        (Answer(200, "the task", "Task"),),
+    ),
+    Operation(
+        "cancelTask", "DELETE", "/v1/tasks/{task_id}", tasks.cancel_task, "submit", "Cancel a task.",
+        (Answer(200, "cancelled", "Cancelled"), Answer(202, "its server is told to end it", "Cancelled")),
+        problems=("conflict",),
+    ),
+    Operation(
+        "retryTask", "POST", "/v1/tasks/{task_id}/retry", tasks.retry_task, "submit",
+        "Start a failed or cancelled task again.", (Answer(202, "in the queue", "Retried", headers=("Location",)),),
+        problems=("conflict",),
+    ),
+    Operation(
+        "followTask", "GET", "/v1/tasks/{task_id}/events", followers.task_events, "read",
+        "Follow a task to its end (server-sent events).", EVENTS, headers=(LAST_EVENT,),
+    ),
+    Operation(
+        "getResult", "GET", "/v1/tasks/{task_id}/result", result_download.download_result, "read",
+        "Download the video.", VIDEO, headers=RANGE, problems=NO_VIDEO,
+    ),
+    Operation(
+        "headResult", "HEAD", "/v1/tasks/{task_id}/result", result_download.download_result, "read",
+        "The same without the video.", tuple(Answer(one.status, one.meaning, headers=one.headers) for one in VIDEO),
+        headers=RANGE, problems=NO_VIDEO,
+    ),
+    Operation(
+        "createBatch", "POST", "/v1/batches", batches.create_batch, "submit", "Submit many tasks at once.",
+        (BATCH_ACCEPTED,), headers=(IDEMPOTENCY_KEY,),
+        body={JSON: "NewBatch", MULTIPART: "NewBatchForm", batches.ZIP: "Zip"}, problems=WRITES,
+    ),
+    Operation(
+        "getBatch", "GET", "/v1/batches/{batch_id}", batches.show_batch, "read", "Look at a batch.",
+        (Answer(200, "its counts", "Batch"),),
+    ),
+    Operation(
+        "cancelBatch", "DELETE", "/v1/batches/{batch_id}", batches.cancel_batch, "submit",
+        "Cancel what has not ended of a batch.", (Answer(200, "what became of it", "BatchCancelled"),),
+    ),
+    Operation(
+        "followBatch", "GET", "/v1/batches/{batch_id}/events", followers.batch_events, "read",
+        "Follow a batch to its end (server-sent events).", EVENTS, headers=(LAST_EVENT,),
+    ),
+    Operation(
+        "getQueue", "GET", "/v1/queue", queue_info.show_queue, "read", "How many tasks are where.",
+        (Answer(200, "counts, waiting ones by class and lane", "Queue"),),
+    ),
+    Operation(
+        "listInstances", "GET", "/v1/instances", queue_info.show_instances, "read", "Who takes tasks now.",
+        (Answer(200, "the ComfyUI servers", "Instances"),),
+    ),
+    Operation(
+        "listDead", "GET", "/v1/dead", queue_info.show_dead, "read", "The dead letter: tasks that are not tried again.",
+        (Answer(200, "tasks, the latest first", "Dead"),), query=queue_info.DEAD,
+    ),
+    Operation(
+        "metrics", "GET", "/metrics", exposition.metrics, "read", "Figures for Prometheus; no key on this machine.",
+        (Answer(200, "Prometheus' text format", content="text/plain"),),
+    ),
+    Operation(
+        "healthz", "GET", "/healthz", health.healthz, "", "Whether the gateway lives.",
+        (Answer(200, "it does", "Status"),),
+    ),
+    Operation(
+        "readyz", "GET", "/readyz", health.readyz, "", "Whether it can take tasks.", (Answer(200, "it can", "Status"),),
+    ),
+)  # fmt: skip

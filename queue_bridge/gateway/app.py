@@ -1,0 +1,166 @@
+"""The gateway as an aiohttp application: routes, and what holds for every request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from aiohttp import hdrs, web
+
+from ..config import Settings
+from ..errors import QueueUnavailable
+from ..now_and_then import now_and_then
+from ..queue_view import QueueView
+from ..store import Store
+from ..templates import Template
+from .access import admitted
+from .api import OPERATIONS
+from .api_keys import ApiKeys
+from .context import GATEWAY, Asked, Gateway
+from .event_stream import EventStream
+from .fields import checked_query
+from .openapi import description
+from .operations import Answer, Operation
+from .places import Places
+from .problem import Problem, of_http_error
+from .traffic import Traffic
+from .uploads import SWEEP_S, OldUploads
+
+log = logging.getLogger("sonic.gateway")
+
+Served = Callable[[web.Request], Awaitable[web.StreamResponse]]
+LASTING = frozenset({"followTask", "followBatch", "getResult"})  # last as long as their client wants
+AWAY_S = 2
+HEADERS: Mapping[str, str] = {
+    "Server": "sonic-queue",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+HSTS = "max-age=31536000"
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Range, If-Range, X-API-Key"
+EXPOSED_HEADERS = "Location, Retry-After, ETag, Content-Range, Accept-Ranges, Content-Disposition"
+
+
+def build_app(
+    settings: Settings, store: Store, view: QueueView, templates: Mapping[str, Template], *, is_open: bool = False
+) -> web.Application:
+    """The application. is_open: whoever reaches it may do everything without a key.
+
+    store, view: of one client that many may ask at once. Raises ConfigError.
+    """
+    keys, events = ApiKeys(store), EventStream(view)
+    gateway = Gateway(settings, store, view, templates, Places.of(settings), keys, events, Traffic(), is_open)
+    app = web.Application(middlewares=[_unserved], client_max_size=0)
+    app[GATEWAY] = gateway
+    for operation in (*OPERATIONS, _described(templates)):
+        app.router.add_route(operation.method, operation.path, _served(operation))
+    app.on_response_prepare.append(_with_headers)
+    app.cleanup_ctx.append(_sweep)
+    return app
+
+
+def _described(templates: Mapping[str, Template]) -> Operation:
+    """The operation that describes all operations, and itself."""
+    text = ""
+
+    async def openapi(request: web.Request, asked: Asked) -> web.Response:
+        return web.Response(text=text, content_type="application/json")
+
+    answers = (Answer(200, "this document", "Description"),)
+    own = Operation("openapi", "GET", "/openapi.json", openapi, "", "This description.", answers)
+    document = description((*OPERATIONS, own), templates)
+    document["components"]["schemas"]["Description"] = {"type": "object"}
+    text = json.dumps(document, ensure_ascii=False)
+    return own
+
+
+def _served(operation: Operation) -> Served:
+    """The handler of an operation, with what all of them share."""
+
+    async def answered(request: web.Request) -> web.StreamResponse:
+        gateway = request.app[GATEWAY]
+        caller = await admitted(request, gateway, operation)
+        asked = Asked(gateway, caller, checked_query(operation.query, request.query))
+        return await operation.handler(request, asked)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await _counted(request, operation.name, answered)
+
+    return handler
+
+
+@web.middleware
+async def _unserved(request: web.Request, handler: Served) -> web.StreamResponse:
+    """What no operation serves: addresses and methods that there are not, and a browser's asking ahead."""
+    if request.match_info.http_exception is None:
+        return await handler(request)
+    if request.method == hdrs.METH_OPTIONS and _allowed_origin(request):
+        return web.Response(status=204)
+    return await _counted(request, "none", handler)
+
+
+async def _counted(request: web.Request, name: str, handler: Served) -> web.StreamResponse:
+    """Every error as a problem, and every answer counted."""
+    gateway, began = request.app[GATEWAY], time.monotonic()
+    with gateway.traffic.one_more():
+        response = await _attempted(request, name, handler)
+    if not response.prepared and (not request.content.is_eof() or gateway.events.ended):
+        response.force_close()  # what is left of the body is not waited for, nor a further request when this ends
+    gateway.traffic.count(name, response.status, None if name in LASTING else time.monotonic() - began)
+    return response
+
+
+async def _attempted(request: web.Request, name: str, handler: Served) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return problem.response()
+    except web.HTTPException as error:
+        return of_http_error(error)
+    except QueueUnavailable as error:
+        log.warning("%s", error)
+        detail = "Send the same request again in a moment; with an Idempotency-Key nothing is made twice."
+        return Problem("unavailable", detail, {"Retry-After": str(AWAY_S)}).response()
+    except (ConnectionError, TimeoutError):  # the client is gone, or reads nothing
+        log.debug("a client of %s is gone", name)
+        return web.Response(status=499)
+    except Exception:
+        log.exception("An error that was not foreseen in %s.", name)
+        return Problem("internal", "This should not happen; the gateway's log has more.").response()
+
+
+def _allowed_origin(request: web.Request) -> str:
+    origin = request.headers.get(hdrs.ORIGIN, "")
+    return origin if origin in request.app[GATEWAY].settings.gateway_origins else ""
+
+
+async def _with_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+    response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+    if request.secure:
+        response.headers["Strict-Transport-Security"] = HSTS
+    if request.app[GATEWAY].settings.gateway_origins:
+        response.headers["Vary"] = "Origin"
+    if origin := _allowed_origin(request):
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        if request.method == hdrs.METH_OPTIONS:
+            response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, DELETE"
+            response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+            response.headers["Access-Control-Max-Age"] = "600"
+
+
+async def _sweep(app: web.Application) -> AsyncIterator[None]:
+    uploads = OldUploads(app[GATEWAY].view, app[GATEWAY].places)
+    sweeping = asyncio.create_task(now_and_then(uploads.sweep, SWEEP_S, log))
+    yield
+    await app[GATEWAY].events.stop()
+    sweeping.cancel()
+    await asyncio.gather(sweeping, return_exceptions=True)
