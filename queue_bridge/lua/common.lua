@@ -53,6 +53,7 @@ local function read_job(id)
   return fields, job
 end
 
+-- id: of one job, or of several that have been submitted together, with spaces between them.
 local function emit(id, state, cause, ...)
   return redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
     'job', id, 'state', state, 'cause', cause, 'at', integer(now), ...)
@@ -286,7 +287,9 @@ local function trim_submitted(caller)
   for _ = 1, FORGOTTEN_A_CALL do
     local first = redis.call('XRANGE', SUBMITTED .. caller, '-', '+', 'COUNT', 1)[1]
     if not first then return redis.call('SREM', CALLERS, caller) end
-    if redis.call('EXISTS', JOB .. first[2][2]) == 1 then return end
+    local keys = {}
+    for one in string.gmatch(first[2][2], '%S+') do keys[#keys + 1] = JOB .. one end
+    if redis.call('EXISTS', unpack(keys)) > 0 then return end
     redis.call('XDEL', SUBMITTED .. caller, first[1])
   end
 end

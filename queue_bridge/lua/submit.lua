@@ -9,21 +9,21 @@ local time = integer(now)
 local known, number, at = {}, 0, 8
 local place = tonumber(redis.call('HGET', TOTALS, 'submitted') or 0)  -- in the order of all submissions, over all lanes
 
--- The job that is there in place of this one, and its state; nothing when this is a new one.
+-- The job that is there in place of this one, and its state; nothing when this is a new one, whose record is begun then.
 local function found(id, once)
-  local state = of_job(id, 'state')
-  if state then return id, state end
-  if once == '' then return end
-  local bucket, field = IDEMPOTENCY .. string.sub(once, 1, BUCKET), string.sub(once, BUCKET + 1)
-  if redis.call('HSETNX', bucket, field, id) == 1 then return end
-  local other = redis.call('HGET', bucket, field)
-  state = of_job(other, 'state')
-  local ended = state == 'completed' or state == 'failed' or state == 'cancelled'
-  if other == id or not state or (again and ended) then
-    redis.call('HSET', bucket, field, id)
-    return
+  if once ~= '' then
+    local bucket, field = IDEMPOTENCY .. string.sub(once, 1, BUCKET), string.sub(once, BUCKET + 1)
+    if redis.call('HSETNX', bucket, field, id) == 0 then
+      local state = of_job(id, 'state')
+      if state then return id, state end
+      local other = redis.call('HGET', bucket, field)
+      state = of_job(other, 'state')
+      local ended = state == 'completed' or state == 'failed' or state == 'cancelled'
+      if state and not (again and ended) then return other, state end
+      redis.call('HSET', bucket, field, id)
+    end
   end
-  return other, state
+  if redis.call('HSETNX', JOB .. id, 'state', 'queued') == 0 then return id, of_job(id, 'state') end
 end
 
 if backlog > 0 then
@@ -51,9 +51,9 @@ while at <= #ARGV do
       known[#known + 1] = state
     else
       place = place + 1
-      local fields = { 'state', 'queued', 'class', class, 'lane', lane, 'submitted_ms', time, 'place', place }
+      local fields = { 'class', class, 'lane', lane, 'submitted_ms', time, 'place', place }
       if batch ~= '' then
-        fields[11], fields[12] = 'batch', batch
+        fields[9], fields[10] = 'batch', batch
       end
       for name, value in pairs({ once = once, caller = caller, callback = callback }) do
         if value ~= '' then
@@ -62,14 +62,15 @@ while at <= #ARGV do
         end
       end
       redis.call('HSET', JOB .. id, unpack(add_pieces(fields, ARGV[at + 2])))
-      redis.call('XADD', SUBMITTED .. caller, '*', 'job', id)
-      emit(id, 'queued', 'submitted')
       made[#made + 1] = id
     end
     number = number + 1
     at = at + 3
   end
   if #made > 0 then
+    local ids = table.concat(made, ' ')
+    redis.call('XADD', SUBMITTED .. caller, '*', 'jobs', ids)
+    emit(ids, 'queued', 'submitted')
     redis.call('RPUSH', WAITING .. class .. ':' .. lane .. ':' .. batch, unpack(made))
     begin_to_wait(class, lane, batch, #made)
     if batch ~= '' then
