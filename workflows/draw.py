@@ -187,9 +187,9 @@ GRAPHS: Mapping[str, Graph] = {
     ),
     "long_audio": Graph(
         "## Long recordings\n\n"
-        "**duration** 0 takes the whole recording. Memory does not grow with it, as the finished **video** goes to Save "
-        "and nothing else reads the frames. A node that takes **images** and keeps them (such as Save Image) would "
-        "need them all at once.\n\n"
+        "**duration** 0 takes the whole recording. Memory does not grow with it, as the finished **video** goes to "
+        "Save and nothing else reads the frames. A node that takes **images** and keeps them (such as Save Image) "
+        "would need them all at once.\n\n"
         "To try a part first, set **duration** to a few seconds. With Sonic, the node says before it begins whether "
         "the clip fits into the card's memory.",
         [
