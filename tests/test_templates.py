@@ -119,7 +119,7 @@ def test_an_operators_folder_adds_templates_and_a_broken_one_names_its_file(tmp_
     (tmp_path / "mine.json").write_text(json.dumps(minimal()))
     templates = load_templates([API, tmp_path])
     assert set(templates) >= {"mine", "portrait_speaks"}
-    with pytest.raises(TemplateError, match=r"no template 'other' here, but mine, portrait_speaks\."):
+    with pytest.raises(TemplateError, match=r"no template 'other' here, but mine, portrait_in_picture, portrait_speaks\."):
         template_named(templates, "other")
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(TemplateError, match=r"bad\.json' cannot be read"):
