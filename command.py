@@ -1,10 +1,12 @@
-"""The command ``sonic-queue`` of an installation: the queue, the files of Sonic, and checks of finished videos."""
+"""The command ``sonic-queue`` of an installation: the queue, the files of Sonic, checks of finished videos,
+and graphs of the older pack."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
+from .nodes.convert_command import add_convert_workflow_command
 from .queue_bridge import cli
 from .sonic.check_command import add_check_command
 from .sonic.errors import SonicError
@@ -13,7 +15,7 @@ from .sonic.model_commands import add_model_commands
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, as `queue_bridge.cli` describes it."""
-    return cli.main(argv, (add_model_commands, add_check_command), (SonicError,))
+    return cli.main(argv, (add_model_commands, add_check_command, add_convert_workflow_command), (SonicError,))
 
 
 if __name__ == "__main__":
