@@ -20,6 +20,7 @@ from .comfy_client import ComfyClient
 from .config import load_settings
 from .console import console_for, print_json, print_table
 from .errors import ConfigError, TemplateError
+from .job import Value
 from .template_check import NodeTypes, faults_of, is_saved_by_the_browser, nodes_of
 from .template_declaration import Declaration, declared
 from .templates import SHIPPED, Parameter, Template, load_templates, parse_template
@@ -169,8 +170,8 @@ def _node_types(server: str | None, graph: object) -> NodeTypes | None:
 
 
 def _takes(template: Template) -> str:
-    return " and ".join({"image": "a picture", "audio": "a sound"}[kind] for kind in sorted(template.filled)
-                        if kind != "output_prefix") or "no file of the job's"  # fmt: skip
+    files = {"image": "a picture", "audio": "a sound"}
+    return " and ".join(said for kind, said in files.items() if kind in template.filled) or "no file of the job's"
 
 
 def _print_lines(lines: Sequence[str]) -> None:
@@ -181,7 +182,7 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 def _print_parameters(template: Template) -> None:
     if template.parameters:
-        rows = [(one.name, one.type, allowed(one), str(one.default)) for one in template.parameters.values()]
+        rows = [(one.name, one.type, allowed(one), _shown(one.default)) for one in template.parameters.values()]
         print_table(console_for(), ("parameter", "type", "allowed", "default"), rows)
 
 
@@ -197,6 +198,10 @@ def allowed(one: Parameter) -> str:
     if one.multiple_of:
         parts.append(f"in steps of {one.multiple_of}")
     return " ".join(part for part in parts if part)
+
+
+def _shown(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _number(value: float) -> str:

@@ -77,7 +77,8 @@ def _declare_loader(nodes: Graph, kind: str, place: str, node_types: NodeTypes |
         node_id, name = _place(nodes, f"--{kind}", place)
         _parameters_of(nodes[node_id])[name] = {"type": kind}
         return
-    if any(one.get("type") == kind for node in nodes.values() for one in _parameters_of(node).values()):
+    said = (node.get("_meta", {}).get("parameters", {}) for node in nodes.values())
+    if any(one.get("type") == kind for parameters in said for one in parameters.values()):
         return
     mark, usual = LOADERS[kind]
     found = [

@@ -143,8 +143,9 @@ def test_an_exported_pipeline_is_checked_and_added_and_listed(folder: Path, caps
     assert cli.main(["template", "check", file]) == 1
     assert 'must mark one node with "result": true' in capsys.readouterr().out
     assert cli.main(["template", "add", file, "--parameter", "steps=3.steps:1..64"]) == 0
-    assert "it takes a sound and a picture" in capsys.readouterr().out
+    assert "it takes a picture and a sound" in capsys.readouterr().out
     assert list(load_templates([folder])["talk"].parameters) == ["steps"]
+    assert "_meta" not in json.loads((folder / "talk.json").read_text())["4"]
     assert cli.main(["template", "check", str(folder / "talk.json")]) == 0
     assert "Whether a server has its nodes is told with --server" in capsys.readouterr().out
     assert cli.main(["template", "list"]) == 0

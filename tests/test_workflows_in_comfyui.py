@@ -15,6 +15,7 @@ import aiohttp
 import av
 import pytest
 from comfyui_sonic.nodes.older_graphs import KINDS, convert_graph
+from comfyui_sonic.queue_bridge import cli
 from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.instance import Instance
 from comfyui_sonic.queue_bridge.template_check import NodeTypes, choices_of, faults_of, graph_faults, inputs_of, is_link
@@ -214,15 +215,23 @@ async def test_a_template_and_its_limits_fit_the_nodes_of_the_server(node_types:
                 assert parameter.type == {"BOOLEAN": "bool", "STRING": "text"}[type_]
 
 
-async def test_the_server_is_asked_about_a_foreign_export(comfyui: Instance, node_types: NodeTypes) -> None:
-    async with ComfyClient(comfyui.address) as client:
-        known = await client.node_types("SaveVideo", "Some / node", "easy cleanGpuUsed")
-    assert list(known) == ["SaveVideo"]
-    faults = faults_of("older", exported(), node_types)
-    assert [fault for fault in faults if "this ComfyUI has no node" in fault] == [
+def test_the_command_asks_a_server_which_nodes_it_has(
+    comfyui: Instance, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = exported() | {"35": {"class_type": "Clean / all", "inputs": {"anything": ["33", 0]}}}
+    (tmp_path / "older.json").write_text(json.dumps(graph))
+    assert cli.main(["template", "check", str(tmp_path / "older.json"), "--server", comfyui.address]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if "this ComfyUI has no node" in line] == [
+        "Node 35: this ComfyUI has no node 'Clean / all'; install the pack that it comes with.",
         "Node 31: this ComfyUI has no node 'SONICSampler'; install the pack that it comes with.",
         "Node 34: this ComfyUI has no node 'SONICTLoader'; install the pack that it comes with.",
     ]
+    shipped = str(SHIPPED / "portrait_in_picture.json")
+    assert cli.main(["template", "check", shipped, "--server", f"http://{comfyui.address}/"]) == 0
+    assert "It can be used; it takes a picture and a sound." in capsys.readouterr().out
+    assert cli.main(["template", "check", shipped, "--server", "127.0.0.1:9"]) == 1
+    assert "does not answer" in capsys.readouterr().err
 
 
 async def test_a_converted_graph_of_the_older_pack_fits_the_server_and_makes_a_video(
