@@ -318,7 +318,7 @@ class _SavedGraph:
         node["widgets_values"] = [
             ours[name] if name else control if isinstance(control, str) else "fixed" for name in kind.fields
         ]
-        inputs = [{"name": name, "type": type_, "link": None} for name, type_ in kind.sockets]
+        inputs: list[Json] = [{"name": name, "type": type_, "link": None} for name, type_ in kind.sockets]
         for name, link in wired.items():
             new = kind.inputs.get(name)
             if new is None:
@@ -334,13 +334,13 @@ class _SavedGraph:
                 self._set(socket["link"], target_slot=slot)
         outputs: list[Json] = [{"name": name, "type": type_, "links": None} for name, type_ in kind.outputs]
         for number, older in enumerate(node.get("outputs") or ()):
-            slot = kind.slots[number] if number < len(kind.slots) else None
+            becomes = kind.slots[number] if number < len(kind.slots) else None
             for link in list(older.get("links") or ()):
-                if slot is None:
+                if becomes is None:
                     self._cut(link)
                 else:
-                    outputs[slot]["links"] = [*(outputs[slot]["links"] or []), link]
-                    self._set(link, origin_slot=slot)
+                    outputs[becomes]["links"] = [*(outputs[becomes]["links"] or []), link]
+                    self._set(link, origin_slot=becomes)
         node["inputs"], node["outputs"] = inputs, outputs
         node["properties"] = {"Node name for S&R": kind.becomes, "cnr_id": "sonic-talking-head"}
         if node.get("title") == node["type"]:
