@@ -261,6 +261,10 @@ class Store:
     async def close(self) -> None:
         await self.client.aclose()
 
+    async def call(self, name: str, *values: Argument) -> Any:
+        """What a script answers that belongs to a class of its own (outbox.py)."""
+        return await self._call(name, *values)
+
     async def _owned(self, name: str, job: JobRecord, *values: Argument) -> None:
         answer = await self._call(name, job.task_id, job.token, *values)
         if answer == "cancelled":
@@ -303,17 +307,17 @@ class Store:
 def _submitted(submissions: Sequence[Submission], *, again: bool) -> list[Argument]:
     """The own arguments of lua/submit.lua."""
     values: list[Argument] = [int(again)]
-    for (job_class, lane, batch), run in groupby(submissions, key=_place):
+    for (job_class, lane, batch, callback), run in groupby(submissions, key=_place):
         jobs = list(run)
-        values += [job_class, lane, batch, len(jobs)]
+        values += [job_class, lane, batch, callback, len(jobs)]
         for one in jobs:
             once = short_key(one.idempotency_key) if one.idempotency_key else ""
             values += [one.spec.task_id, once, packed(one.spec.asked())]
     return values
 
 
-def _place(one: Submission) -> tuple[str, str, str]:
-    return CLASS_OF[one.spec.priority], lane_of(one.tier, one.engine), one.spec.batch
+def _place(one: Submission) -> tuple[str, str, str, str]:
+    return CLASS_OF[one.spec.priority], lane_of(one.tier, one.engine), one.spec.batch, one.spec.callback
 
 
 def _accepted(submissions: Sequence[Submission], known: Sequence[Any]) -> list[Accepted]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from comfyui_sonic import command
-from comfyui_sonic.nodes.older_graphs import ONLY_OLDER, convert_graph
 from comfyui_sonic.sonic.errors import BadGraph
+from comfyui_sonic.sonic.older_graphs import ONLY_OLDER, convert_graph
 
 from .older_pack import exported, saved
 

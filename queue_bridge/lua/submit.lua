@@ -1,6 +1,6 @@
 -- Jobs into their lanes. ARGV[5] 1 to make a job anew where the same one has ended; then for each run of jobs that
--- belong together: class, lane, batch or '', how many; and for each of them id, short idempotency key or '', what it
--- asks for (packed). Answers {number, id, state} in a row for each job that was there before; all others were made.
+-- belong together: class, lane, batch or '', callback or '', how many; and for each of them id, short idempotency key
+-- or '', what it asks for (packed). Answers {number, id, state} in a row for each job that was there before; all others were made.
 -- Repeating the call makes nothing twice.
 local again = ARGV[5] == '1'
 local time = integer(now)
@@ -25,9 +25,9 @@ local function found(id, once)
 end
 
 while at <= #ARGV do
-  local class, lane, batch, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  local class, lane, batch, callback, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
   local made = {}
-  at = at + 4
+  at = at + 5
   for _ = 1, count do
     local id, once = ARGV[at], ARGV[at + 1]
     local other, state = found(id, once)
@@ -44,6 +44,10 @@ while at <= #ARGV do
       if once ~= '' then
         fields[#fields + 1] = 'once'
         fields[#fields + 1] = once
+      end
+      if callback ~= '' then
+        fields[#fields + 1] = 'callback'
+        fields[#fields + 1] = callback
       end
       redis.call('HSET', JOB .. id, unpack(add_pieces(fields, ARGV[at + 2])))
       emit(id, 'queued', 'submitted')

@@ -13,9 +13,9 @@ from pathlib import PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any
 
-from ..sonic.checkpoints import SONIC_FILES
-from ..sonic.errors import BadGraph
-from ..sonic.options import MIN_RESOLUTION, PUBLISHED_SEED, SIZE_STEP
+from .checkpoints import SONIC_FILES
+from .errors import BadGraph
+from .options import MIN_RESOLUTION, PUBLISHED_SEED, SIZE_STEP
 
 Json = dict[str, Any]
 

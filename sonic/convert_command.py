@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from ..sonic.errors import BadGraph, CannotWrite
+from .errors import BadGraph, CannotWrite
 from .older_graphs import convert_graph
 
 
