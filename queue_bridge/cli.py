@@ -1,5 +1,5 @@
-"""The command ``sonic-queue``: submit, run, status, list, watch, cancel, dead, drain, webhooks, notify, gateway, keys,
-serve-redis.
+"""The command ``sonic-queue``: submit, run, status, list, watch, cancel, dead, drain, template, webhooks, notify, gateway,
+keys, serve-redis.
 
 Exit status: 0 when all is well (``submit`` and ``watch``: every job completed), 1 when a job did not, or the queue or
 the material cannot be used, 2 for a wrong argument, 130 after Ctrl-C, which leaves the jobs in the queue.
@@ -38,6 +38,7 @@ from .show_jobs import show_until_ended
 from .states import State
 from .store import Store
 from .submission import Defaults, Submitted, counts_line, make_output_folder, submit_orders
+from .template_commands import add_template_commands
 from .templates import SHIPPED, Template, load_templates
 from .unserved import alerts
 from .watch_folder import FolderWatch
@@ -106,6 +107,7 @@ def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
     serve.add_argument("--data", type=Path, default=Path("sonic-queue-data"), help="where it keeps its data")
     serve.add_argument("--port", type=int, help="listen on 127.0.0.1 with a password (0: a free port), not on a socket")
     serve.add_argument("--durable", action="store_true", help="on disk before a submission is answered")
+    add_template_commands(commands)
     for add in further:
         add(commands)
     return top
