@@ -1,5 +1,5 @@
-"""The command ``sonic-queue``: submit, run, status, list, watch, cancel, dead, drain, template, webhooks, notify, gateway,
-keys, serve-redis.
+"""The command ``sonic-queue``: submit, run, status, list, watch, cancel, dead, drain, template, webhooks, notify,
+gateway, keys, serve-redis.
 
 Exit status: 0 when all is well (``submit`` and ``watch``: every job completed), 1 when a job did not, or the queue or
 the material cannot be used, 2 for a wrong argument, 130 after Ctrl-C, which leaves the jobs in the queue.
