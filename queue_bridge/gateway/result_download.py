@@ -11,7 +11,6 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from aiohttp import web
-from yarl import URL
 
 from ..errors import BadJob, FileUnreachable
 from ..job import JobRecord
@@ -64,7 +63,7 @@ async def download_result(request: web.Request, asked: Asked) -> web.StreamRespo
     except (BadJob, FileUnreachable) as error:
         raise Problem("gone", "The video lies where this gateway may not read.") from error
     if isinstance(place, LinkPlace):
-        raise web.HTTPFound(URL(place.url, encoded=True))  # its signature is of these very letters
+        return web.Response(status=302, headers={"Location": place.url})
     return await _send(request, record, place.path)
 
 
