@@ -62,13 +62,13 @@ class Thumbnails:
 
 def _sources(record: JobRecord, places: Places) -> list[tuple[Version, bool]]:
     """Files to make it of, the best first, each with whether it is a video."""
-    wanted = [(record.spec.image, False)]
-    if record.state is State.COMPLETED:
-        wanted.append((record.spec.output, True))
+    places_of = [(places.portrait_of, False), (places.video_of, True)]
     found = []
-    for uri, is_video in wanted:
+    for place_of, is_video in places_of if record.state is State.COMPLETED else places_of[:1]:
         try:
-            path = places.file_of(uri)
+            path = place_of(record)
+            if isinstance(path, str):  # in an object store
+                continue
             seen = path.stat()
         except (JobError, OSError, ValueError):
             continue
