@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import io
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -62,7 +62,10 @@ class Thumbnails:
 
 def _sources(record: JobRecord, places: Places) -> list[tuple[Version, bool]]:
     """Files to make it of, the best first, each with whether it is a video."""
-    places_of = [(places.portrait_of, False), (places.video_of, True)]
+    places_of: list[tuple[Callable[[JobRecord], Path | str], bool]] = [
+        (places.portrait_of, False),
+        (places.video_of, True),
+    ]
     found = []
     for place_of, is_video in places_of if record.state is State.COMPLETED else places_of[:1]:
         try:
