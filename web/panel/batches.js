@@ -6,7 +6,7 @@ import { isStep } from "./task_row.js";
 import { ago, number, t } from "./text.js";
 
 const A_PAGE = 50;
-const AGAIN_MS = 2000;
+const AGAIN_MS = 1000;
 const PARTS = ["completed", "failed", "cancelled"];
 
 /** page: {may, fail, go, cancelBatch(batch)}. */

@@ -6,7 +6,7 @@ import { taskRow } from "./task_row.js";
 import { t } from "./text.js";
 
 const LIMIT = 200;
-const AGAIN_MS = 2000;
+const AGAIN_MS = 1000;
 
 /** page: as for taskRow, with fail, retryAll(tasks). */
 export function dead(page) {

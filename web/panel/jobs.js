@@ -8,7 +8,7 @@ import { number, t } from "./text.js";
 const A_PAGE = 50;
 const FURTHEST = 5; // requests for one page: a filter may fit few jobs
 const LOOKED_A_REQUEST = 2000;
-const AGAIN_MS = 2000;
+const AGAIN_MS = 1000;
 const TYPED_MS = 300;
 const STATES = ["queued", "running", "retrying", "completed", "failed", "cancelled"];
 
@@ -51,8 +51,9 @@ export function jobs(page, filters) {
   }
 
   function turn(by) {
+    const from = document.activeElement;
     cursors = by > 0 ? [...cursors, next] : cursors.slice(0, -1);
-    load().then(() => list.querySelector("button")?.focus());
+    load().then(() => [from, document.body].includes(document.activeElement) && list.querySelector("button")?.focus());
   }
 
   function address(cursor) {
@@ -76,7 +77,11 @@ export function jobs(page, filters) {
         if (!cursor || found.length >= A_PAGE) break;
       }
     } catch (problem) {
-      if (mine === asked && !gone) page.fail(problem);
+      if (mine !== asked || gone) return;
+      if (problem.kind === "too-many-requests") {
+        last = Date.now() + problem.waitS * 1000;
+        refreshSoon();
+      } else page.fail(problem);
       return;
     }
     [tasks, next] = [found, cursor];

@@ -13,11 +13,12 @@ import { Pictures } from "./pictures.js";
 import { droppedFiles, submitDialog } from "./submit.js";
 import { taskDialog } from "./task_dialog.js";
 import { nameOf } from "./task_row.js";
-import { lang, switchLanguage, t } from "./text.js";
+import { lang, number, switchLanguage, t } from "./text.js";
 
 const VIEWS = { jobs, instances, batches, dead };
 const NOTICE_MS = 8000;
 const SAID_EVERY_MS = 10_000;
+const HIDDEN_MS = 60_000;
 const LOST_FOR_MS = 1500; // a line that comes back at once is no news
 
 const known = { state: "connecting", queue: null, instances: null, caller: null };
@@ -233,7 +234,8 @@ function showQueue() {
   if (Date.now() - saidAt < SAID_EVERY_MS) return;
   saidAt = Date.now();
   const { running, queued: waiting, totals } = known.queue;
-  say(shell.aloud, t("queueSummary", { running, waiting, completed: totals.completed ?? 0, failed: totals.failed ?? 0 }));
+  const counts = { running, waiting, completed: totals.completed ?? 0, failed: totals.failed ?? 0 };
+  say(shell.aloud, t("queueSummary", Object.fromEntries(Object.entries(counts).map(([name, count]) => [name, number(count)]))));
 }
 
 function connection(state, problem) {
@@ -307,6 +309,25 @@ addEventListener("drop", async (event) => {
   if (carriesFiles(event)) openSubmit(await droppedFiles(event.dataTransfer));
 });
 addEventListener("hashchange", openView);
+
+// A browser opens six lines to a server, so a page that nobody looks at gives its own back.
+let hiddenTimer = 0;
+let isResting = false;
+function rest() {
+  isResting = true;
+  live.stop();
+}
+function wake() {
+  clearTimeout(hiddenTimer);
+  if (isResting && known.state !== "locked" && known.state !== "refused") live.start();
+  isResting = false;
+}
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) hiddenTimer = setTimeout(rest, HIDDEN_MS);
+  else wake();
+});
+addEventListener("pagehide", rest);
+addEventListener("pageshow", wake);
 
 build();
 live.start();
