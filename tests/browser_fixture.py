@@ -124,8 +124,8 @@ class Page:
                 if found := await self.js(expression):
                     return found
             if time.monotonic() > deadline:
-                shown = await self.js("document.body.innerText")
-                raise AssertionError(f"never true: {expression}\n{shown}\n{self.troubles}")
+                shown = await self.js("document.body.innerText.replaceAll(/\\n+/g, ' | ')")
+                raise AssertionError(f"never true: {expression}\n{shown[:1500]}\n{self.troubles}")
             await asyncio.sleep(0.03)
 
     async def sees(self, text: str, within: str = "body", timeout_s: float = WAIT_S) -> None:

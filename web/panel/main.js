@@ -1,6 +1,6 @@
 // The page as a whole: what is shown, and what the events change in it.
 
-import { Problem, ask, batchPath, forgetKey, hasKey, taskPath } from "./api.js";
+import { Problem, ask, batchPath, forgetKey, get, hasKey, taskPath } from "./api.js";
 import { batches } from "./batches.js";
 import { dead } from "./dead.js";
 import { button, el, say, show } from "./dom.js";
@@ -104,6 +104,7 @@ async function drain(name, undo) {
   try {
     await ask(undo ? "DELETE" : "POST", `/v1/instances/${encodeURIComponent(name)}/drain`);
     notice(t(undo ? "isUndrained" : "isDraining", { name }));
+    tell("instances", await get("/v1/instances"));
   } catch (problem) {
     fail(problem);
   }
