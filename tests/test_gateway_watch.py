@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,14 @@ async def test_a_thumbnail_is_of_the_video_where_the_portrait_is_gone_and_of_not
         assert picture.size == (64, 64)
 
 
+async def test_where_a_video_is_fetched_is_told_once_it_is_there(hands: GatewayHands) -> None:
+    task_id = await hands.submit()
+    path = f"/v1/tasks/{task_id}"
+    assert (await hands.get(f"{path}/link")).problem() == (409, "not-finished")
+    await hands.complete()
+    assert (await hands.get(f"{path}/link")).json == {"url": f"{path}/result", "elsewhere": False}
+
+
 async def test_a_huge_picture_is_not_decoded_for_a_thumbnail(hands: GatewayHands) -> None:
     Image.new("1", (10_000, 6_000)).save(hands.root / "a.png")
     task_id = await hands.submit()
@@ -244,8 +253,12 @@ async def test_the_page_comes_with_a_strict_policy_and_names_no_other_server(han
     assert (await hands.get("/panel/panel.css")).headers["Content-Type"] == "text/css; charset=utf-8"
     for strange in ("/panel/../api.py", "/panel/%2e%2e/%2e%2e/pyproject.toml", "/panel/nothing.js"):
         assert (await hands.get(strange)).status == 404
-    folder = Path(__file__).resolve().parent.parent / "web" / "panel"
-    for file in folder.iterdir():
+    root = Path(__file__).resolve().parent.parent
+    assert (
+        "web/panel/*"
+        in tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["comfyui_sonic"]
+    ), "an installation has the page"
+    for file in (root / "web" / "panel").iterdir():
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in text and "https://" not in text and "//cdn" not in text, file
         for unwanted in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "localStorage"):

@@ -285,6 +285,11 @@ async def test_a_finished_video_plays_with_its_report(hands: GatewayHands, page:
         ranges = [one for one in page.requests if one.endswith("/result")]
         assert len(ranges) > needs_key
     assert not [one for one in page.requests if key in one], "the key is in no address"
+    place.unlink()
+    await page.open("about:blank")
+    await page.open(hands.address)
+    await page.button("Play: anna")
+    await page.sees("The video was removed", "dialog")
 
 
 async def test_a_key_is_asked_for_and_stays_in_the_tab(hands: GatewayHands, page: Page) -> None:

@@ -64,6 +64,11 @@ OPERATIONS = (
         headers=RANGE, problems=NO_VIDEO,
     ),
     Operation(
+        "getResultLink", "GET", "/v1/tasks/{task_id}/link", result_download.show_link, "read",
+        "Where the video is fetched; elsewhere without a key, for ten minutes.", (Answer(200, "its address", "Link"),),
+        problems=("not-finished", "gone"),
+    ),
+    Operation(
         "getThumbnail", "GET", "/v1/tasks/{task_id}/thumbnail", thumbnails.show_thumbnail, "read",
         "A small picture of the portrait.",
         (Answer(200, "a JPEG", content="image/jpeg"), Answer(304, "unchanged")),

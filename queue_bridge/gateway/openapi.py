@@ -157,6 +157,7 @@ def schemas(templates: Mapping[str, Template]) -> dict[str, Schema]:
         "BatchListed": _object(
             {"batch_id": TEXT, **dict.fromkeys((*COUNTS, "unended"), COUNT), "links": LINKS, "submitted_at": TEXT}
         ),
+        "Link": _object({"url": TEXT, "elsewhere": {"type": "boolean"}}),
         "Dropped": _object({"task_id": TEXT, "status": {"const": "dropped"}}),
         "Drained": _object({"instance": TEXT, "draining": {"type": "boolean"}, "running": TEXTS}),
         "BatchCancelled": _object({"batch_id": TEXT, "cancelled": COUNT, "cancelling": COUNT, "others": COUNT}),

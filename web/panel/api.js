@@ -23,9 +23,9 @@ function headersWith(more = {}) {
 }
 
 /** The answer as it comes. Raises Problem when the gateway cannot be reached. */
-export async function raw(path, { method = "GET", headers = {}, body, signal, redirect } = {}) {
+export async function raw(path, { method = "GET", headers = {}, body, signal } = {}) {
   try {
-    return await fetch(path, { method, headers: headersWith(headers), body, signal, redirect, cache: "no-store" });
+    return await fetch(path, { method, headers: headersWith(headers), body, signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, "unreachable", "");
@@ -87,8 +87,7 @@ export async function inParts(path, { progress = () => {}, signal }) {
   let [at, total, tag] = [0, Infinity, ""];
   while (at < total) {
     const headers = { Range: `bytes=${at}-${at + PART - 1}`, ...(tag ? { "If-Range": tag } : {}) };
-    const answer = await raw(path, { headers, signal, redirect: "manual" });
-    if (answer.type === "opaqueredirect") throw new Problem(302, "elsewhere", "");
+    const answer = await raw(path, { headers, signal });
     if (!answer.ok) throw await problemOf(answer);
     if (answer.status === 200) [parts, at] = [[], 0]; // another version lies there by now
     const part = await answer.blob();

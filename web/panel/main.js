@@ -309,7 +309,10 @@ addEventListener("drop", async (event) => {
   veil(false);
   if (carriesFiles(event)) openSubmit(await droppedFiles(event.dataTransfer));
 });
-addEventListener("hashchange", openView);
+addEventListener("hashchange", () => {
+  document.querySelector("dialog.task[open]")?.close();
+  openView();
+});
 
 // A browser opens six lines to a server, so a page that nobody looks at gives its own back.
 let hiddenTimer = 0;

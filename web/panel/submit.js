@@ -57,7 +57,7 @@ export function submitDialog(page, first = []) {
   let [plan, zips, parameters, busy] = [{ pairs: [], leftOut: [] }, [], {}, false];
   let template = TEMPLATE;
 
-  const choose = el("input", { type: "file", multiple: true, accept: ACCEPTED, on: { change: () => add([...choose.files]) } });
+  const choose = el("input", { type: "file", class: "unseen", autofocus: true, multiple: true, accept: ACCEPTED, on: { change: () => add([...choose.files]) } });
   const summary = el("p", { class: "summary", role: "status" });
   const pairs = el("ul", { class: "pairs" });
   const left = el("details", { class: "left-out", open: true }, el("summary"), el("ul"));

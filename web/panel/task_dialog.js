@@ -1,6 +1,6 @@
 // Everything about one job, and its video.
 
-import { get, hasKey, inParts, taskPath } from "./api.js";
+import { get, hasKey, inParts, problemOf, raw, taskPath } from "./api.js";
 import { button, el, say, show } from "./dom.js";
 import { apply, nameOf, stateOf } from "./task_row.js";
 import { bytes, duration, has, moment, number, stageText, t } from "./text.js";
@@ -56,9 +56,17 @@ export async function taskDialog(page, task, play) {
     const save = el("a", { class: "button", download: `${nameOf(task)}.mp4`, text: t("download") });
     const wrong = (why) => stagePlace.replaceChildren(el("p", { class: "error", role: "alert", text: t("noVideo", { why }) }));
     video.addEventListener("error", async () => {
-      const found = await get(path).catch((problem) => problem); // what the gateway says of it
-      wrong(found.kind ? page.sentence(found) : t("elsewhere"));
+      const answer = await raw(path, { headers: { Range: "bytes=0-0" } }).catch((problem) => problem);
+      const problem = answer instanceof Error ? answer : answer.ok ? null : await problemOf(answer);
+      if (!abort.signal.aborted) wrong(problem ? page.sentence(problem) : t("noCodec"));
     }, { once: true });
+    const found = await get(`${taskPath(task.task_id)}/link`).catch((problem) => problem);
+    if (abort.signal.aborted) return;
+    if (found instanceof Error) return wrong(page.sentence(found));
+    if (found.elsewhere) { // no other server is asked for anything by this page; a person may
+      const link = el("a", { class: "button", href: found.url, target: "_blank", rel: "noreferrer", text: t("openElsewhere") });
+      return stagePlace.replaceChildren(el("p", { text: t("elsewhere") }), link);
+    }
     if (hasKey()) {
       const loaded = el("progress", { max: 1, value: 0, "aria-label": t("loadingVideo") });
       stagePlace.replaceChildren(el("p", { class: "quiet", text: t("loadingVideo") }), loaded);
@@ -66,7 +74,7 @@ export async function taskDialog(page, task, play) {
         const whole = await inParts(path, { progress: (part) => (loaded.value = part), signal: abort.signal });
         address = URL.createObjectURL(whole);
       } catch (problem) {
-        if (!abort.signal.aborted) wrong(problem.kind === "elsewhere" ? t("elsewhere") : page.sentence(problem));
+        if (!abort.signal.aborted) wrong(page.sentence(problem));
         return;
       }
       if (abort.signal.aborted) return;
@@ -128,7 +136,7 @@ function quality(found) {
 /** Rows out of any object: what is known gets its name, lists are joined, objects within are gone into. */
 function plain(object, before = "") {
   return Object.entries(object).flatMap(([key, value]) => {
-    if (value === null || value === undefined || value === "") return [];
+    if (value === null || value === undefined || value === "" || value.length === 0) return [];
     if (typeof value === "object" && !Array.isArray(value)) return plain(value, `${before}${key}.`);
     const name = has(`q.${key}`) ? t(`q.${key}`) : `${before}${key}`;
     return [[name, shownValue(key, value)]];

@@ -35,13 +35,13 @@ const EN = {
   progressOf: "Progress of {name}", picture: "Portrait of {name}", noName: "(no name)",
   made: "{name} is finished.", hasFailed: "{name} has failed.",
 
-  download: "Save the video", loadingVideo: "Loading the video", noVideo: "The video cannot be played: {why}", elsewhere: "The video lies in another store, which this page may not read.",
+  download: "Save the video", loadingVideo: "Loading the video", noVideo: "The video cannot be played: {why}", elsewhere: "The video lies in another store.", openElsewhere: "Open it there", noCodec: "this browser cannot read it",
   warnings: "Warnings", quality: "Quality", report: "How it was made", asked: "What was asked for", times: "Times", error: "Error",
   id: "Id", template: "Template", size: "Size", seconds: "Took", resolution: "Resolution", degraded: "Made smaller than asked for, as the card's memory did not suffice.",
   submittedAt: "Submitted", startedAt: "Last start", endedAt: "Ended", attempts: "Starts", consent: "Consent", allGood: "Nothing to complain about.",
   "q.sync_offset_ms": "Sound against lips", "q.sync_correlation": "Lips follow the sound", "q.sync_is_sure": "Lip sync measured for sure",
   "q.open_in_silence": "Mouth open in silence", "q.flicker_percent": "Flicker", "q.face_lost_frames": "Frames without a face", "q.mouth_amplitude": "Opening of the mouth",
-  "q.frames": "Frames", "q.seconds": "Length", "q.engine": "Engine", "q.falls_short": "Falls short", "q.fps": "Frames a second", "q.notes": "Notes",
+  "q.frames": "Frames", "q.seconds": "Length", "q.engine": "Engine", "q.falls_short": "Falls short", "q.fps": "Frames a second", "q.notes": "Notes", "q.reason": "Why this engine",
   yes: "yes", no: "no",
 
   instancesEmpty: "No ComfyUI server takes jobs now. Start one with SONIC_QUEUE_URL set to this queue.",
@@ -58,7 +58,7 @@ const EN = {
   retryAll: "Start all again", retriedAll: "{n} jobs start again.", deadMore: "The latest {n} are shown.",
 
   dropHere: "Drop to add", submitTitle: "New videos", submitWhat: "A portrait and a recording of the same name become one video: anna.png with anna.wav or anna_hello.wav. One portrait alone goes with every recording. A ZIP holds the same.",
-  choose: "Choose files", willMake: "{n} videos will be made", willMakeOne: "1 video will be made", willMakeNone: "Nothing to make yet", leftOut: "{n} files are left out", leftOutOne: "1 file is left out",
+  choose: "Drop files here, or choose them", willMake: "{n} videos will be made", willMakeOne: "1 video will be made", willMakeNone: "Nothing to make yet", leftOut: "{n} files are left out", leftOutOne: "1 file is left out",
   zipPairs: "{name}: {n} videos", zipManifest: "{name} holds a manifest, which says what is made.", zipUnread: "{name} cannot be looked into here; the gateway will say what it makes of it.",
   andMore: "and {n} more", remove: "Remove all", settings: "Settings", engine: "Engine", priority: "Priority", duration: "Seconds", durationHint: "Empty: the whole recording",
   seed: "Seed", seedHint: "Empty: the template's", resolutionHint: "Shorter side in pixels", consentHint: "Where the consent of the person shown is found", "priority.normal": "Normal", "priority.priority": "First",
@@ -105,13 +105,13 @@ const ZH = {
   progressOf: "{name} 的进度", picture: "{name} 的人像", noName: "（未命名）",
   made: "{name} 已完成。", hasFailed: "{name} 失败了。",
 
-  download: "保存视频", loadingVideo: "正在加载视频", noVideo: "视频无法播放：{why}", elsewhere: "视频存放在本页无法读取的其他存储中。",
+  download: "保存视频", loadingVideo: "正在加载视频", noVideo: "视频无法播放：{why}", elsewhere: "视频存放在其他存储中。", openElsewhere: "在那里打开", noCodec: "此浏览器无法读取",
   warnings: "警告", quality: "质量", report: "制作信息", asked: "请求参数", times: "时间", error: "错误",
   id: "编号", template: "模板", size: "大小", seconds: "用时", resolution: "分辨率", degraded: "显存不足，视频比要求的小。",
   submittedAt: "提交", startedAt: "最近开始", endedAt: "结束", attempts: "启动次数", consent: "授权编号", allGood: "没有发现问题。",
   "q.sync_offset_ms": "音画偏移", "q.sync_correlation": "口型与声音相关度", "q.sync_is_sure": "口型测量可靠",
   "q.open_in_silence": "静音时张嘴", "q.flicker_percent": "闪烁", "q.face_lost_frames": "无人脸帧数", "q.mouth_amplitude": "张嘴幅度",
-  "q.frames": "帧数", "q.seconds": "时长", "q.engine": "引擎", "q.falls_short": "不足之处", "q.fps": "帧率", "q.notes": "说明",
+  "q.frames": "帧数", "q.seconds": "时长", "q.engine": "引擎", "q.falls_short": "不足之处", "q.fps": "帧率", "q.notes": "说明", "q.reason": "引擎原因",
   yes: "是", no: "否",
 
   instancesEmpty: "目前没有 ComfyUI 服务器接任务。请设置 SONIC_QUEUE_URL 指向此队列并启动一台。",
@@ -128,7 +128,7 @@ const ZH = {
   retryAll: "全部重新开始", retriedAll: "{n} 个任务重新开始。", deadMore: "显示最近 {n} 个。",
 
   dropHere: "松开即可添加", submitTitle: "新建视频", submitWhat: "同名的人像和录音组成一个视频：anna.png 配 anna.wav 或 anna_hello.wav。只有一张人像时，它配所有录音。ZIP 同理。",
-  choose: "选择文件", willMake: "将制作 {n} 个视频", willMakeOne: "将制作 1 个视频", willMakeNone: "还没有可制作的", leftOut: "{n} 个文件不使用", leftOutOne: "1 个文件不使用",
+  choose: "把文件拖到这里，或点击选择", willMake: "将制作 {n} 个视频", willMakeOne: "将制作 1 个视频", willMakeNone: "还没有可制作的", leftOut: "{n} 个文件不使用", leftOutOne: "1 个文件不使用",
   zipPairs: "{name}：{n} 个视频", zipManifest: "{name} 含清单文件，按清单制作。", zipUnread: "{name} 无法在此查看，由网关判断。",
   andMore: "另有 {n} 个", remove: "全部移除", settings: "设置", engine: "引擎", priority: "优先级", duration: "秒数", durationHint: "留空：整段录音",
   seed: "随机种子", seedHint: "留空：模板默认", resolutionHint: "短边像素", consentHint: "在哪里能找到本人的授权", "priority.normal": "普通", "priority.priority": "优先",
