@@ -19,6 +19,7 @@ const VIEWS = { jobs, instances, batches, dead };
 const NOTICE_MS = 8000;
 const SAID_EVERY_MS = 10_000;
 const HIDDEN_MS = 60_000;
+const TICK_MS = 5000;
 const LOST_FOR_MS = 1500; // a line that comes back at once is no news
 
 const known = { state: "connecting", queue: null, instances: null, caller: null };
@@ -332,6 +333,8 @@ document.addEventListener("visibilitychange", () => {
 });
 addEventListener("pagehide", rest);
 addEventListener("pageshow", wake);
+
+setInterval(() => known.queue && !document.hidden && panel.update(known.queue), TICK_MS); // how long the oldest waits
 
 build();
 live.start();
