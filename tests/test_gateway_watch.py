@@ -219,7 +219,8 @@ async def test_an_administrator_drains_an_instance_and_lets_it_go_on(hands: Gate
     for _ in range(2):
         assert (await hands.ask("DELETE", path, admin)).json["draining"] is False
     assert not (await hands.get("/v1/instances", read)).json["instances"][0]["draining"]
-    assert (await hands.ask("POST", "/v1/instances/nobody/drain", admin)).problem() == (404, "not-found")
+    for method, name in (("POST", "nobody"), ("DELETE", "%C2%84")):
+        assert (await hands.ask(method, f"/v1/instances/{name}/drain", admin)).problem() == (404, "not-found")
 
 
 async def test_a_task_is_dropped_from_the_dead_letter_by_whoever_sees_it(hands: GatewayHands) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ..job import ID
 from ..queue_view import QueueView
 from ..unserved import alerts
 from .api_keys import Caller
@@ -87,18 +88,29 @@ async def show_instances(request: web.Request, asked: Asked) -> web.Response:
 
 async def drain_instance(request: web.Request, asked: Asked) -> web.Response:
     """It takes no new task, and gives its own back after the grace of ``drain_grace_s``."""
-    name, store = request.match_info["instance"], asked.gateway.store
+    name, store = _instance_of(request), asked.gateway.store
     running = await store.drain(name, store.settings.drain_grace_s)
     if running is None:
-        raise Problem("not-found", "No ComfyUI of this name takes tasks from this queue now.")
+        raise _no_instance()
     return web.json_response({"instance": name, "draining": True, "running": running})
 
 
 async def undrain_instance(request: web.Request, asked: Asked) -> web.Response:
     """It takes tasks again; so it is also when it did already."""
-    name = request.match_info["instance"]
+    name = _instance_of(request)
     await asked.gateway.store.undrain(name)
     return web.json_response({"instance": name, "draining": False, "running": []})
+
+
+def _instance_of(request: web.Request) -> str:
+    name = request.match_info["instance"]
+    if not ID.fullmatch(name):
+        raise _no_instance()
+    return name
+
+
+def _no_instance() -> Problem:
+    return Problem("not-found", "No ComfyUI of this name takes tasks from this queue now.")
 
 
 async def show_dead(request: web.Request, asked: Asked) -> web.Response:
