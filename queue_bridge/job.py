@@ -24,6 +24,8 @@ DEFAULT_TEMPLATE = "portrait_speaks"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 LARGEST_NUMBER = 2**64
 LONGEST_CONSENT_ID = 200
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+MOST_LABELS, LONGEST_LABEL = 16, 256
 SPEC_BYTES = 65_536  # of a job as JSON; lua/common.lua has the same limit. The longest real one is below 2 KB.
 # What a client may write; image_url and audio_url are other names of image and audio.
 FIELDS = frozenset(
@@ -40,6 +42,7 @@ FIELDS = frozenset(
         "output",
         "batch",
         "consent_id",
+        "labels",
     }
 )
 
@@ -56,6 +59,7 @@ class JobSpec:
     image, audio, output: URIs (``file:///...``). config: parameters of the template, checked by it.
     name: for people, such as the video's file name. batch: the id of what was submitted together, or ''.
     consent_id: where the operator finds the consent of the person in the picture, or ''; nothing here looks into it.
+    labels: names and texts by which its client finds it again.
     """
 
     task_id: str
@@ -68,14 +72,17 @@ class JobSpec:
     workflow: str = DEFAULT_TEMPLATE
     batch: str = ""
     consent_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps({**self.__dict__, "config": dict(self.config)}, ensure_ascii=False, separators=(",", ":"))
+        plain = {**self.__dict__, "config": dict(self.config), "labels": dict(self.labels)}
+        return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
     def asked(self) -> dict[str, Any]:
         """What is kept of it beside id, class and batch, which have fields of their own; without what is not said."""
         said = {"image": self.image, "audio": self.audio, "output": self.output, "name": self.name}
         fields = {**said, "config": dict(self.config), "workflow": self.workflow, "consent_id": self.consent_id}
+        fields["labels"] = dict(self.labels)
         if self.workflow == DEFAULT_TEMPLATE:
             del fields["workflow"]
         return {name: value for name, value in fields.items() if value}
@@ -113,6 +120,7 @@ class JobSpec:
             workflow=_text(fields, "workflow", DEFAULT_TEMPLATE),
             batch=_text(fields, "batch", ""),
             consent_id=checked_consent_id(_text(fields, "consent_id", "")),
+            labels=checked_labels(fields.get("labels") or {}),
         )
         _check_size(len(spec.to_json().encode(errors="replace")))
         return spec
@@ -132,6 +140,23 @@ def checked_consent_id(text: str) -> str:
     if len(text) > LONGEST_CONSENT_ID or any(unicodedata.category(letter).startswith("C") for letter in text):
         raise BadJob("consent_id", f"takes up to {LONGEST_CONSENT_ID} characters, and no control characters.")
     return text
+
+
+def checked_labels(labels: object) -> dict[str, str]:
+    """The labels themselves. Raises BadJob for those that cannot be kept."""
+    if not isinstance(labels, Mapping):
+        raise BadJob("labels", "is no object with names and texts.")
+    if len(labels) > MOST_LABELS:
+        raise BadJob("labels", f"are {len(labels)}, and {MOST_LABELS} are the limit.")
+    for name, text in labels.items():
+        shown = str(name)[:64].encode("utf-8", "replace").decode()
+        if not isinstance(name, str) or not LABEL.fullmatch(name):
+            raise BadJob("labels", f"'{shown}' is no name: up to 64 letters, digits, dots, dashes and underscores.")
+        if not isinstance(text, str) or len(text) > LONGEST_LABEL:
+            raise BadJob("labels", f"'{shown}' is no text of up to {LONGEST_LABEL} characters.")
+        if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs") for letter in text):
+            raise BadJob("labels", f"'{shown}' holds characters that cannot be seen.")
+    return dict(labels)
 
 
 def _check_size(count: int) -> None:

@@ -14,6 +14,8 @@ from .fields import Field
 Handler = Callable[[web.Request, Asked], Awaitable[web.StreamResponse]]
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
+COMFY = "/api/v2/"  # addresses of the Comfy API, whose errors have another form
+PATTERNS = {"hash": r"blake3:[0-9a-f]{64}"}  # of fields in an address, where it is not an id
 UNLOCKED = "metrics"  # the operation that needs no key on the machine itself
 
 
@@ -33,7 +35,8 @@ class Operation:
     """One method of one path. scope: what the caller's key must allow, '' for anybody.
 
     query: fields behind the ?. body: by the type of its content, the name of its schema. problems: kinds of problems
-    beside those that every operation may have. open: no key is needed at the machine itself.
+    beside those that every operation may have. labels: ``NAME`` of fields ``NAME[...]`` behind the ?,
+    which the handler reads.
     """
 
     name: str
@@ -47,6 +50,12 @@ class Operation:
     headers: Sequence[Field] = ()
     body: dict[str, str] | None = None
     problems: Sequence[str] = ()
+    labels: str = ""
+
+    @property
+    def of_comfy(self) -> bool:
+        """Whether it belongs to the Comfy API."""
+        return self.path.startswith(COMFY)
 
     @property
     def path_fields(self) -> list[str]:
