@@ -11,9 +11,11 @@ async def comfy_entrypoint():  # type: ignore[no-untyped-def]  # ComfyExtension 
     """Called once by ComfyUI's loader."""
     from .nodes.engines import available_engines
     from .nodes.extension import SonicExtension
+    from .nodes.graph_folder import serve_graphs
     from .nodes.material import CHECKS
     from .queue_bridge.attach import attach
     from .sonic.quality import report_of
 
     attach(available_engines, CHECKS, report_of)
+    serve_graphs()
     return SonicExtension()

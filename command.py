@@ -1,4 +1,5 @@
-"""The command ``sonic-queue`` of an installation: the queue, the files of Sonic, and checks of finished videos."""
+"""The command ``sonic-queue`` of an installation: the queue, the files of Sonic, checks of finished videos,
+and graphs of the older pack."""
 
 from __future__ import annotations
 
@@ -7,13 +8,16 @@ from collections.abc import Sequence
 
 from .queue_bridge import cli
 from .sonic.check_command import add_check_command
+from .sonic.convert_command import add_convert_workflow_command
 from .sonic.errors import SonicError
 from .sonic.model_commands import add_model_commands
+from .sonic.run_here import run_here
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, as `queue_bridge.cli` describes it."""
-    return cli.main(argv, (add_model_commands, add_check_command), (SonicError,))
+    further = (add_model_commands, add_check_command, add_convert_workflow_command)
+    return cli.main(argv, further, (SonicError,), run_here)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .errors import BAD_INPUT_TYPES, BridgeError, JobError, PromptFailed, PromptRejected, QueueUnavailable
 from .job import JobRecord
-from .job_files import JobFiles
+from .job_places import JobPlaces
 from .job_prompt import JobPrompt, prompt_of
 from .presence import Identity
 from .prompt_events import PromptRunner
@@ -47,7 +47,7 @@ class Ahead:
         self,
         store: Store,
         identity: Identity,
-        files: JobFiles,
+        places: JobPlaces,
         templates: Mapping[str, Template],
         runner: PromptRunner,
         lanes: Sequence[str],
@@ -55,13 +55,14 @@ class Ahead:
     ) -> None:
         self._store = store
         self._identity = identity
-        self._files = files
+        self._places = places
         self._templates = templates
         self._runner = runner
         self._lanes = tuple(lanes)
         self._checks = checks
         self._job: JobRecord | None = None  # with the token that its start will have
         self._task: asyncio.Task[Ready | None] | None = None
+        self._fetching: asyncio.Task[tuple[str, str]] | None = None
         self._discarding: set[asyncio.Task[None]] = set()
 
     async def look(self, waits: Callable[[], bool], let_past: Callable[[], object], current: JobRecord) -> None:
@@ -94,7 +95,7 @@ class Ahead:
             return None
         task, self._task, self._job = self._task, None, None
         ready = await task
-        if ready and ready.sources == await asyncio.to_thread(self._files.sources, job.spec):
+        if ready and ready.sources == await self._places.sources(job.spec):
             return ready
         return None
 
@@ -117,6 +118,8 @@ class Ahead:
 
     def _discard(self) -> None:
         if self._task and self._job:
+            if self._fetching and self._places.comes_from_afar(self._job.spec):
+                self._fetching.cancel()  # a file nearby is let go on, as a thread cannot be stopped
             discarding = asyncio.create_task(self._tidy_after(self._task, self._job))
             self._discarding.add(discarding)
             discarding.add_done_callback(self._discarding.discard)
@@ -124,7 +127,7 @@ class Ahead:
 
     async def _tidy_after(self, task: asyncio.Task[Ready | None], job: JobRecord) -> None:
         await asyncio.wait({task})
-        await asyncio.to_thread(self._files.tidy, job.task_id, job.token)
+        await self._places.tidy(job.task_id, job.token)
 
     async def _ready(self, job: JobRecord) -> Ready | None:
         """Everything that can be done before the start; an error that a start would meet as well is left to it."""
@@ -132,11 +135,12 @@ class Ahead:
             if job.staged is not None:  # there is nothing left to be computed
                 return None
             prompt = prompt_of(job, self._templates)
-            sources = await asyncio.to_thread(self._files.sources, job.spec)
-            image, audio = await asyncio.to_thread(self._files.fetch, job.spec, job.token)
-            await asyncio.to_thread(self._files.check_output, job.spec)
+            sources = await self._places.sources(job.spec)
+            self._fetching = asyncio.create_task(self._places.fetch(job.spec, job.token))
+            image, audio = await self._fetching
+            await self._places.check_output(job.spec)
             await asyncio.to_thread(self._read, prompt, image, audio)
-            prefix = self._files.output_prefix(job.spec, job.token)
+            prefix = self._places.output_prefix(job.spec, job.token)
             await self._runner.check(prompt.graph(image=image, audio=audio, output_prefix=prefix))
             return Ready(image, audio, sources)
         except BridgeError as error:
@@ -157,7 +161,7 @@ class Ahead:
                 if check is None:
                     continue
                 try:
-                    check(self._files.input_directory / name)
+                    check(self._places.input_directory / name)
                 except Exception as error:
                     error_type = type(error).__name__
                     if error_type not in BAD_INPUT_TYPES:
@@ -171,4 +175,4 @@ class Ahead:
                 log.warning("job %s: %s (found before its start), now failed", job.task_id, reason)
                 if self._job is job:
                     self._job = None  # so that the next one is looked at now
-                await asyncio.to_thread(self._files.tidy, job.task_id, job.token)
+                await self._places.tidy(job.task_id, job.token)

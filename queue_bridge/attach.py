@@ -19,18 +19,23 @@ from typing import Any
 from .ahead import Checks
 from .comfy_client import ComfyClient
 from .config import Settings, load_settings
+from .deliver import deliver
 from .departure import depart_on_sigterm
 from .errors import BridgeError
 from .health import UNHEALTHY, Health
 from .job_files import JobFiles
+from .job_places import JobPlaces
 from .lease import LeaseKeeper
 from .old_results import OldResults
+from .outbox import Outbox
 from .presence import Identity
 from .prompt_events import PromptRunner, SavedFile
 from .prompt_queue import PromptQueueRunner
 from .quality_gate import Measure
 from .queue_view import QueueView
 from .redis_connection import connect, safe_url
+from .storage import Storage
+from .storage_places import is_object
 from .store import Store
 from .templates import SHIPPED, load_templates
 from .tiers import TIERS, lanes_of
@@ -40,6 +45,7 @@ from .worker import Worker
 
 log = logging.getLogger("sonic.attach")
 
+PROBE_S = 300.0  # how soon an object store that could not be used is tried again
 LARGEST_TIER_BYTES = 7.5 * 2**30  # a card sold as 8 GB serves the largest tier
 
 
@@ -80,6 +86,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     tiers = settings.tiers or _tiers_of(devices)
     leaving = Leaving()
     health = Health()
+    storage_trouble: dict[str, str] = {}
 
     def describe() -> dict[str, Any]:
         return {
@@ -90,19 +97,20 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
             "draining": leaving.asked,
             "python": platform.python_version(),
             "unhealthy": health.trouble,
+            "storage": dict(storage_trouble),
             **_device(devices, health),
         }
 
     store = Store(connect(settings.url), settings)
     keeper = LeaseKeeper(settings, identity, describe)
     folders = (Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory()))
-    files = JobFiles(settings.roots, *folders, own=identity.boot[:8])
+    places, storage = _places(settings, folders, identity)
     worker = Worker(
         store,
         keeper,
         identity,
         await _runner(server, arguments, settings.local_share),
-        files,
+        places,
         templates,
         lanes_of(tiers, engines),
         lambda file: _path_of(folder_paths, file),
@@ -118,10 +126,36 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     task.add_done_callback(_say_why)
     depart_on_sigterm(leaving, task, settings.grace_s)
     view = QueueView(store.client, store.keys, settings.url)
-    beside = [asyncio.create_task(Unserved(view).run(), name="sonic_unserved")]
+    outbox = Outbox(store)
+    beside = [asyncio.create_task(Unserved(view, tell=outbox.tell_unserved).run(), name="sonic_unserved")]
+    if settings.notify:
+        beside.append(asyncio.create_task(deliver(outbox, settings), name="sonic_deliver"))
+    beside.append(asyncio.create_task(_probe(storage, identity, storage_trouble), name="sonic_storage_probe"))
     if settings.results_days:
-        beside.append(asyncio.create_task(OldResults(store, files).run(), name="sonic_old_results"))
+        beside.append(asyncio.create_task(OldResults(store, places).run(), name="sonic_old_results"))
     task.add_done_callback(lambda _: [one.cancel() for one in beside])
+
+
+def _places(settings: Settings, folders: tuple[Path, Path], identity: Identity) -> tuple[JobPlaces, Storage]:
+    local_results = [Path(settings.results)] if settings.results and not is_object(settings.results) else []
+    files = JobFiles((*settings.roots, *local_results), *folders, own=identity.boot[:8])
+    storage = Storage(settings.places, settings.limits)
+    return JobPlaces(files, storage, settings.results, settings.reach, settings.limits), storage
+
+
+async def _probe(storage: Storage, identity: Identity, trouble: dict[str, str]) -> None:
+    """Try every bucket, until all can be used, so that a wrong key is told at the start and not by the first job.
+
+    Jobs are taken all the same: which ones need such a bucket is not known before they are claimed, and one that does
+    is tried again, here or elsewhere, as with a folder that is away.
+    """
+    while found := await storage.probe(identity.boot[:8]):
+        for bucket in found.keys() - trouble.keys():
+            log.warning("%s Jobs that need it are tried again, here or elsewhere.", found[bucket])
+        trouble.clear()
+        trouble.update(found)
+        await asyncio.sleep(PROBE_S)
+    trouble.clear()
 
 
 async def _work(worker: Worker, keeper: LeaseKeeper, health: Health, settings: Settings) -> None:

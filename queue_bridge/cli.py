@@ -1,4 +1,5 @@
-"""The command ``sonic-queue``: submit, status, list, watch, cancel, dead, drain, gateway, keys, serve-redis.
+"""The command ``sonic-queue``: submit, run, status, list, watch, cancel, dead, drain, template, webhooks, notify,
+gateway, keys, serve-redis.
 
 Exit status: 0 when all is well (``submit`` and ``watch``: every job completed), 1 when a job did not, or the queue or
 the material cannot be used, 2 for a wrong argument, 130 after Ctrl-C, which leaves the jobs in the queue.
@@ -26,19 +27,22 @@ from .console import JobsDisplay, console_for, print_json, print_table
 from .errors import BadJob, BridgeError, ConfigError
 from .follow import Follower
 from .gateway.command import add_gateway_commands, gateway, keys
-from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value, checked_consent_id
+from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value, checked_callback, checked_consent_id
 from .operator_commands import add_operator_commands, cancel, dead, drain
 from .orders import read_orders
 from .outcomes import HEADS, as_json, every_job_completed, rows_of, summary
 from .queue_view import QueueView
 from .redis_connection import check_server, connect
+from .run_one import add_run_command, check_files, run_one
 from .show_jobs import show_until_ended
 from .states import State
 from .store import Store
 from .submission import Defaults, Submitted, counts_line, make_output_folder, submit_orders
+from .template_commands import add_template_commands
 from .templates import SHIPPED, Template, load_templates
 from .unserved import alerts
 from .watch_folder import FolderWatch
+from .webhook_commands import add_webhook_commands, notify, webhooks
 
 WATCH_S = 1.0
 
@@ -77,9 +81,12 @@ def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
     submit.add_argument("--engine", choices=["auto", "sonic", "draft"])
     submit.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the template")
     submit.add_argument("--consent-id", default="", metavar="ID", help="where the consent of the people shown is found")
+    submit.add_argument("--callback", default="", metavar="URL", help="is told of each job's end (docs/webhooks.md)")
     submit.add_argument("--again", action="store_true", help="make even what is there")
     submit.add_argument("--no-wait", action="store_true", help="return when the jobs are in the queue")
     submit.add_argument("--watch", action="store_true", help="keep going as files arrive in the folder")
+
+    add_run_command(commands, common)
 
     status = commands.add_parser("status", parents=[common], help="the queue, or one job")
     status.add_argument("id", nargs="?", help="a job")
@@ -92,6 +99,7 @@ def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
     watch.add_argument("ids", nargs="*", metavar="ID", help="jobs (default: all that have not ended)")
 
     add_operator_commands(commands, common)
+    add_webhook_commands(commands, common)
     add_gateway_commands(commands, common)
 
     serve = commands.add_parser("serve-redis", help="run the queue's own database server in this terminal")
@@ -99,6 +107,7 @@ def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
     serve.add_argument("--data", type=Path, default=Path("sonic-queue-data"), help="where it keeps its data")
     serve.add_argument("--port", type=int, help="listen on 127.0.0.1 with a password (0: a free port), not on a socket")
     serve.add_argument("--durable", action="store_true", help="on disk before a submission is answered")
+    add_template_commands(commands)
     for add in further:
         add(commands)
     return top
@@ -108,10 +117,12 @@ def main(
     argv: Sequence[str] | None = None,
     further: Sequence[AddCommands] = (),
     errors: tuple[type[Exception], ...] = (),
+    run_here: Callable[[argparse.Namespace], int] | None = None,
 ) -> int:
     """The command; returns its exit status.
 
     further: commands beside those of the queue, each with an option --json; errors: what these raise for a person.
+    run_here: makes the video of ``run --local``.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
@@ -126,6 +137,8 @@ def main(
     try:
         if run:
             return run(arguments)
+        if arguments.command == "run" and arguments.local:
+            return _locally(arguments, run_here)
         if arguments.command == "serve-redis":
             from .serve_redis import serve_redis
 
@@ -139,8 +152,16 @@ def main(
             sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("\nStopped.\n" if run else "\nStopped. What is in the queue stays there.\n")
+        stays = not run and arguments.command not in ("run", "notify")
+        sys.stderr.write("\nStopped. What is in the queue stays there.\n" if stays else "\nStopped.\n")
         return 128 + signal.SIGINT
+
+
+def _locally(arguments: argparse.Namespace, run_here: Callable[[argparse.Namespace], int] | None) -> int:
+    if run_here is None:
+        raise BadJob("--local", "is there in the whole package only; start it as sonic-queue.")
+    check_files(arguments)
+    return run_here(arguments)
 
 
 def cli_settings(url: str | None) -> Settings:
@@ -156,12 +177,15 @@ def cli_settings(url: str | None) -> Settings:
 async def _with_queue(arguments: argparse.Namespace) -> int:
     commands: dict[str, Callable[[argparse.Namespace, Queue], Coroutine[Any, Any, int]]] = {
         "submit": _submit,
+        "run": lambda arguments, queue: run_one(arguments, queue.store, queue.view, queue.templates),
         "status": _status,
         "list": _list,
         "watch": _watch,
         "cancel": lambda arguments, queue: cancel(arguments, queue.store, queue.view),
         "dead": lambda arguments, queue: dead(arguments, queue.store, queue.view),
         "drain": lambda arguments, queue: drain(arguments, queue.store),
+        "webhooks": lambda arguments, queue: webhooks(arguments, queue.store),
+        "notify": lambda arguments, queue: notify(arguments, queue.store, queue.view),
         "gateway": lambda arguments, queue: gateway(arguments, queue.store, queue.view, queue.templates),
         "keys": lambda arguments, queue: keys(arguments, queue.store),
     }
@@ -188,6 +212,7 @@ async def _submit(arguments: argparse.Namespace, queue: Queue) -> int:
         _batch_id(),
         arguments.again,
         checked_consent_id(arguments.consent_id),
+        checked_callback(arguments.callback),
     )
     if arguments.watch:
         return await _submit_as_files_arrive(arguments, queue, defaults)
@@ -294,6 +319,7 @@ async def _status(arguments: argparse.Namespace, queue: Queue) -> int:
     counts, instances = await queue.view.counts(), await queue.view.instances()
     away = sorted(set(await queue.view.draining()) - {one["name"] for one in instances})
     said = list(alerts(counts.waiting, instances).values())
+    said += [f"{one['name']}: {sentence}" for one in instances for sentence in one.get("storage", {}).values()]
     if arguments.json:
         found = {**counts.__dict__, "queued": counts.queued, "instances": instances}
         print_json({**found, "draining_away": away, "alerts": said})
@@ -329,8 +355,9 @@ def _print_job(record: JobRecord) -> None:
     console = console_for()
     state = f"{record.state}, being cancelled" if record.cancelling else str(record.state)
     console.print(f"{record.task_id}  {state}  {record.percent:.0f} %  {record.stage}".rstrip())
-    for name, uri in (("image", record.spec.image), ("audio", record.spec.audio), ("output", record.spec.output)):
-        console.print(f"  {name}: {uri}")
+    shown = record.to_dict()
+    for name in ("image", "audio", "output"):
+        console.print(f"  {name}: {shown[name]}")
     if record.spec.consent_id:
         console.print(f"  consent: {record.spec.consent_id}")
     for entry in record.history:

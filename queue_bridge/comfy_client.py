@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -50,7 +51,7 @@ class ComfyClient:
         """ComfyUI's description of these node types; one it does not know is missing from the answer."""
         found: dict[str, Any] = {}
         for name in names:
-            found.update(await self._json("GET", f"/object_info/{name}"))
+            found.update(await self._json("GET", f"/object_info/{quote(name, safe='')}"))
         return found
 
     async def upload(self, path: Path, *, subfolder: str = "") -> str:

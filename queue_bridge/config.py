@@ -14,15 +14,21 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from .errors import ConfigError
+from .errors import BadJob, ConfigError
+from .fetch_limits import MEBIBYTE, Limits
+from .mail import ADDRESS, what_is_wrong_with_server
 from .retry import RetryPolicy
+from .storage_places import StoragePlace, check_places, is_object, object_address, places_of_buckets, places_of_tables
 from .tiers import TIERS
+from .web_address import PUBLIC_PORTS, Reach, network_of, safe_address
+from .webhook import SECRETS_MAX, is_secret, what_is_wrong_with
 
 ENVIRONMENT = "SONIC_QUEUE_"
 CONFIG_FILE = "SONIC_QUEUE_CONFIG"
 QUALITIES = ("sonic", "all", "off")
+HOST = re.compile(r"(?=.*[^0-9./:])[^\s/:@?#]{1,253}")
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -70,8 +76,40 @@ class Settings:
     exit_when_unhealthy: bool = _setting(True, "a server that can run nothing any more ends itself")
     quality: str = _setting("sonic", "whose finished videos are measured: sonic, all (draft's, too) or off")
     quality_gate: bool = _setting(True, "a measured video that falls short is made once more, with another seed")
+    private_hosts: tuple[str, ...] = _setting(
+        (), "hosts and networks around us that web addresses of jobs may reach all the same"
+    )
+    public_ports: tuple[int, ...] = _setting(PUBLIC_PORTS, "ports that web addresses of jobs may have elsewhere")
+    results: str = _setting("", "folder, or bucket with prefix, that a job's output may be relative to")
+    buckets: tuple[str, ...] = _setting(
+        (), "buckets that jobs may use, by the variables of the provider: s3://, gs://, az://"
+    )
+    storage: tuple[StoragePlace, ...] = _setting((), "object stores with keys of their own: tables [storage.NAME]")
+    input_mib: float = _setting(512.0, "an input that is fetched may be so large", low=0.001, high=1048576)
+    input_s: float = _setting(600.0, "and may take so long", low=1, high=86400)
+    input_idle_s: float = _setting(30.0, "and may be silent for so long", low=0.1, high=3600)
     durable: bool = _setting(False, "a queue's server that is started here waits for the disk before it answers")
 
+    notify: bool = _setting(True, "this ComfyUI server delivers webhooks and mails, as far as it has what they need")
+    webhooks: tuple[str, ...] = _setting((), "addresses that are told of every job's end; docs/webhooks.md")
+    webhook_secrets: tuple[str, ...] = field(
+        default=(),
+        repr=False,
+        metadata={"meaning": "whsec_..., with which webhooks are signed; two while one replaces the other"},
+    )
+    webhook_schedule_s: tuple[float, ...] = _setting(
+        (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0),
+        "waits before the further tries of a webhook",
+    )
+    webhook_timeout_s: float = _setting(15.0, "a webhook's receiver has so long to answer", low=0.1, high=120)
+    smtp_url: str = field(
+        default="",
+        repr=False,  # it may hold a password
+        metadata={"meaning": "the server for mails: smtp://, smtps:// or smtp+starttls://user:password@host:port"},
+    )
+    mail_from: str = _setting("", "who mails to the operator are from; docs/webhooks.md says of what")
+    mail_to: tuple[str, ...] = _setting((), "who gets them")
+    mail_every_min: float = _setting(15.0, "at most one mail of a kind in so many minutes", low=0.01, high=10080)
     gateway_folder: str = _setting("", "where `sonic-queue gateway` keeps uploads and results; a folder in the roots")
     gateway_upload_mb: float = _setting(512.0, "an upload to the gateway may have so many MB", low=0.001, high=1e6)
     gateway_read_s: float = _setting(30.0, "a request's head, and each pause in its body, may take so long", low=0.1)
@@ -81,6 +119,20 @@ class Settings:
     def prefix(self) -> str:
         """What every key begins with: the queue's name as the hash tag of a cluster."""
         return f"{{{self.queue}}}"
+
+    @property
+    def places(self) -> tuple[StoragePlace, ...]:
+        """Every object store that jobs may use."""
+        return (*self.storage, *places_of_buckets(self.buckets))
+
+    @property
+    def limits(self) -> Limits:
+        """Of an input that is fetched."""
+        return Limits(round(self.input_mib * MEBIBYTE), self.input_s, self.input_idle_s)
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(self.private_hosts, self.public_ports)
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -129,9 +181,11 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if kind == tuple[Path, ...]:
         parts = value.split(os.pathsep) if isinstance(value, str) else value
         return tuple(Path(_text(part, where)) for part in _list(parts, where) if part)
-    if kind == tuple[int, ...]:
+    if kind in (tuple[int, ...], tuple[float, ...]):
         parts = value.split(",") if isinstance(value, str) else value
-        return tuple(_number(int, part, where) for part in _list(parts, where))
+        return tuple(_number(get_args(kind)[0], part, where) for part in _list(parts, where))
+    if kind == tuple[StoragePlace, ...]:
+        return places_of_tables(value)
     if kind == tuple[str, ...]:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(text for part in _list(parts, where) if (text := _text(part, where).strip()))
@@ -191,19 +245,60 @@ def _check(settings: Settings, places: Mapping[str, str]) -> None:
         raise wrong("heartbeat_s", f"{settings.heartbeat_s:g} is more than a third of lease_s ({settings.lease_s:g}).")
     if settings.quality not in QUALITIES:
         raise wrong("quality", f"'{settings.quality}' is not one of {', '.join(QUALITIES)}.")
+    _check_lists(settings, wrong)
+    _check_notices(settings, wrong)
+    _check_results(settings, wrong)
+
+
+def _check_results(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
+    check_places(settings.places)
+    if is_object(settings.results):
+        try:
+            below = object_address(f"{settings.results.rstrip('/')}/video.mp4", "results")
+        except BadJob as error:
+            raise wrong("results", str(error).removeprefix("results: ")) from None
+        if not any(place.allows(below) for place in settings.places):
+            raise wrong("results", f"'{below.kind}://{below.bucket}' is no bucket of buckets or of a [storage.NAME].")
+    elif settings.results and not Path(settings.results).is_absolute():
+        raise wrong("results", f"'{settings.results}' is neither an absolute path nor s3://bucket/prefix.")
+
+
+def _check_lists(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
     for tier in set(settings.tiers) - set(TIERS):
         raise wrong("tiers", f"{tier} is not one of {', '.join(map(str, TIERS))}.")
-    _check_places(settings, wrong)
+    for port in [one for one in settings.public_ports if not 1 <= one <= 65535]:
+        raise wrong("public_ports", f"{port} is no port.")
+    for host in [one for one in settings.private_hosts if network_of(one) is None and not HOST.fullmatch(one)]:
+        raise wrong("private_hosts", f"'{host}' is neither a host's name nor an address nor a network.")
+    for origin in settings.gateway_origins:
+        if not ORIGIN.fullmatch(origin):
+            raise wrong("gateway_origins", f"'{origin}' is no origin such as https://shop.example.")
+    _check_folders(settings, wrong)
 
 
-def _check_places(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
+def _check_folders(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
     folders = [("roots", one) for one in settings.roots] + [("templates", one) for one in settings.templates]
     for name, folder in [(name, one) for name, one in folders if not one.is_absolute()]:
         raise wrong(name, f"'{folder}' is no absolute path.")
     if settings.gateway_folder and not Path(settings.gateway_folder).is_absolute():
         raise wrong("gateway_folder", f"'{settings.gateway_folder}' is no absolute path.")
-    for origin in settings.gateway_origins:
-        if not ORIGIN.fullmatch(origin):
-            raise wrong("gateway_origins", f"'{origin}' is no origin such as https://shop.example.")
     for folder in [one for one in settings.templates if not one.is_dir()]:
         raise wrong("templates", f"the folder '{folder}' is not there.")
+
+
+def _check_notices(settings: Settings, wrong: Callable[[str, str], ConfigError]) -> None:
+    """Webhooks and mails. What may hold a secret is never quoted."""
+    for text in settings.webhooks:
+        if reason := what_is_wrong_with(text):
+            raise wrong("webhooks", f"'{safe_address(text.split()[0])}' {reason}")
+    if not all(is_secret(one) for one in settings.webhook_secrets) or len(settings.webhook_secrets) > SECRETS_MAX:
+        raise wrong("webhook_secrets", "takes one or two of the form whsec_ and 24 to 64 bytes in Base64.")
+    if not all(0 <= delay_s <= 604800 for delay_s in settings.webhook_schedule_s):
+        raise wrong("webhook_schedule_s", "takes waits of 0 to 604800 seconds.")
+    if settings.smtp_url and (reason := what_is_wrong_with_server(settings.smtp_url)):
+        raise wrong("smtp_url", reason)
+    if settings.smtp_url and not (settings.mail_from and settings.mail_to):
+        raise wrong("smtp_url", "needs mail_from and mail_to as well.")
+    for name, address in (("mail_from", settings.mail_from), *(("mail_to", one) for one in settings.mail_to)):
+        if address and not ADDRESS.fullmatch(address):
+            raise wrong(name, f"'{address}' is no mail address.")

@@ -8,11 +8,13 @@ BridgeError
 ├── JobError              a job cannot be run as it is; trying again changes nothing
 │   ├── BadJob            a field or a parameter of a job is wrong
 │   ├── BadWorkflow       a workflow of a client is no job here; ``node_errors`` says where it is wrong
+│   ├── ObjectMissing         there is no object of that key in an object store
 │   └── TemplateError     a job template is missing or is none
 ├── FileUnreachable       an input or output of a job cannot be reached now; it may be later
 ├── BacklogFull           a caller has as many jobs that have not ended as it may have
 ├── LeaseLost             another instance has this job now
 ├── StartStopped          an operator's wish ends this start; ``cause`` is "cancelled" or "drained"
+├── VideoNotMade          a job that somebody waited for has failed or was cancelled
 ├── InstanceError         a ComfyUI server could not be started, or is gone
 ├── PromptRejected        ComfyUI refused the graph before running it (a wrong input, a missing node)
 ├── PromptFailed          a node failed while the graph ran
@@ -86,6 +88,14 @@ class BadWorkflow(JobError):
         return cls(f"{where} {reason}", {node_id: [(field, reason)]})
 
 
+class AddressRefused(JobError):
+    """Raised when a web address that came with a job may not be reached; no message holds its query or password."""
+
+
+class ObjectMissing(JobError):
+    """Raised when an object store has no object of that key."""
+
+
 class TemplateError(JobError):
     """Raised when a job template is missing, or a file in the templates' folder is none."""
 
@@ -108,6 +118,10 @@ class StartStopped(BridgeError):
     def __init__(self, cause: str) -> None:
         super().__init__(f"An operator has {cause} it.")
         self.cause = cause
+
+
+class VideoNotMade(BridgeError):
+    """Raised for whoever waits for one job's video, when the job has failed or was cancelled."""
 
 
 class InstanceError(BridgeError):

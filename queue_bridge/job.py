@@ -15,6 +15,8 @@ from typing import Any, Literal
 from .errors import BadJob
 from .packed import unpacked
 from .states import State
+from .web_address import is_web, safe_address, without_secrets
+from .webhook import what_is_wrong_with_url
 
 Priority = Literal["normal", "priority"]
 Value = int | float | str | bool
@@ -43,6 +45,7 @@ FIELDS = frozenset(
         "batch",
         "consent_id",
         "labels",
+        "callback",
     }
 )
 
@@ -56,10 +59,13 @@ def new_job_id() -> str:
 class JobSpec:
     """What a job asks for.
 
-    image, audio, output: URIs (``file:///...``). config: parameters of the template, checked by it.
+    image, audio: URIs (``file:///...``, ``https://...``, ``s3://bucket/key``). output: one of a file or an object, or a
+    path below the instances' ``results``; ``{task_id}`` and ``{batch}`` are filled in.
+    config: parameters of the template, checked by it.
     name: for people, such as the video's file name. batch: the id of what was submitted together, or ''.
     consent_id: where the operator finds the consent of the person in the picture, or ''; nothing here looks into it.
     labels: names and texts by which its client finds it again.
+    callback: the http(s) address that is told of its end, or ''.
     """
 
     task_id: str
@@ -73,13 +79,14 @@ class JobSpec:
     batch: str = ""
     consent_id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    callback: str = ""
 
     def to_json(self) -> str:
         plain = {**self.__dict__, "config": dict(self.config), "labels": dict(self.labels)}
         return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
     def asked(self) -> dict[str, Any]:
-        """What is kept of it beside id, class and batch, which have fields of their own; without what is not said."""
+        """What is kept of it beside id, class, batch and callback, kept on their own; without what is not said."""
         said = {"image": self.image, "audio": self.audio, "output": self.output, "name": self.name}
         fields = {**said, "config": dict(self.config), "workflow": self.workflow, "consent_id": self.consent_id}
         fields["labels"] = dict(self.labels)
@@ -94,6 +101,7 @@ class JobSpec:
         if unknown:
             raise BadJob(unknown[0], f"is no field of a job; the fields are {', '.join(sorted(FIELDS))}.")
         task_id = _text(fields, "task_id", "") or new_job_id()
+        _check_no_password(fields)
         for name in ("task_id", "batch"):
             value = _text(fields, name, "")
             if value and not ID.fullmatch(value):
@@ -121,6 +129,7 @@ class JobSpec:
             batch=_text(fields, "batch", ""),
             consent_id=checked_consent_id(_text(fields, "consent_id", "")),
             labels=checked_labels(fields.get("labels") or {}),
+            callback=checked_callback(_text(fields, "callback", "")),
         )
         _check_size(len(spec.to_json().encode(errors="replace")))
         return spec
@@ -157,6 +166,26 @@ def checked_labels(labels: object) -> dict[str, str]:
         if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs") for letter in text):
             raise BadJob("labels", f"'{shown}' holds characters that cannot be seen.")
     return dict(labels)
+
+
+def checked_callback(text: str) -> str:
+    """The address itself. Raises BadJob for one to which nothing can be delivered."""
+    if text and (reason := what_is_wrong_with_url(text)):
+        raise BadJob("callback", f"'{safe_address(text)}' {reason}")
+    return text
+
+
+def _check_no_password(fields: Mapping[str, Any]) -> None:
+    """What a job names is kept and shown, so nothing secret may be in it."""
+    for name in ("image", "audio", "image_url", "audio_url", "output"):
+        value = fields.get(name)
+        if isinstance(value, str) and "@" in value.partition("://")[2].partition("/")[0]:
+            raise BadJob(name, "the address holds a user's name or a password; leave it out.")
+
+
+def _shown(uri: str) -> str:
+    """An input's address without the query, in which links with a time limit have their signature."""
+    return without_secrets(uri) if is_web(uri) else uri
 
 
 def _check_size(count: int) -> None:
@@ -294,7 +323,8 @@ class JobRecord:
         job_class = known.get("class", CLASS_OF["normal"])
         if job_class not in PRIORITY_OF:
             raise BadJob("class", f"is none of {', '.join(PRIORITY_OF)}.")
-        asked |= {"task_id": task_id, "priority": PRIORITY_OF[job_class], "batch": known.get("batch", "")}
+        asked |= {"task_id": task_id, "priority": PRIORITY_OF[job_class]}
+        asked |= {name: known.get(name, "") for name in ("batch", "callback")}
 
         def seconds(name: str) -> float | None:
             return int(known[name]) / 1000 if known.get(name) else None
@@ -344,11 +374,13 @@ class JobRecord:
         """
         asked = self.spec.asked()
         asked.pop("config", None)
+        asked |= {name: _shown(asked[name]) for name in ("image", "audio") if name in asked}
         fields = {
             **asked,
             "class": self.job_class if self.job_class != CLASS_OF["normal"] else "",
             "lane": self.lane,
             "batch": self.spec.batch,
+            "callback": self.spec.callback,
             "submitted_ms": round(self.submitted_s * 1000),
             "started_ms": round((self.started_s or 0) * 1000),
             "failures": self.failures,
@@ -368,4 +400,6 @@ class JobRecord:
         plain = {name: value for name, value in self.__dict__.items() if name not in hidden}
         spec = json.loads(self.spec.to_json())
         del spec["task_id"]
+        spec["callback"] = spec["callback"] and safe_address(spec["callback"])  # what is behind it may be secret
+        spec |= {name: _shown(spec[name]) for name in ("image", "audio")}
         return {**plain, "state": str(self.state), "history": list(self.history), **spec}

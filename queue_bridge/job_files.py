@@ -22,7 +22,6 @@ from .errors import BadJob, FileUnreachable, JobError, PromptFailed
 from .job import JobSpec
 from .quality_gate import report_beside
 
-SCHEMES = frozenset({"file"})  # kinds of addresses that a job may name
 FOLDER = "sonic"  # below ComfyUI's input and output folders
 # The disk is full, a quota is used up, or a file may not become larger.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])})
@@ -48,39 +47,49 @@ class JobFiles:
         """The file that a URI of a job names. Raises BadJob when that is none of the allowed ones."""
         return path_in(self._roots, uri, field)
 
-    def sources(self, spec: JobSpec) -> tuple[tuple[int, int], ...]:
-        """Size and time of picture and sound where they are, to see whether a copy is still true; empty when away."""
+    def source_of(self, uri: str, field: str) -> tuple[int, int]:
+        """Size and time of an input where it is, to see whether a copy is still true. Raises BadJob, OSError."""
+        found = self.path_of(uri, field).stat()
+        return found.st_size, found.st_mtime_ns
+
+    def input_place(self, spec: JobSpec, token: int, field: str, name: str) -> Path:
+        """Where an input is laid for one start; its folder is there. Raises FileUnreachable when there is no room."""
+        # By their own names, which people find again in what a node says; ComfyUI reads a name's last [...].
+        place = self.input_directory / FOLDER / spec.task_id / self._start(token) / field
         try:
-            found = [self.path_of(uri, field).stat() for field, uri in (("image", spec.image), ("audio", spec.audio))]
-        except OSError:
-            return ()
-        return tuple((one.st_size, one.st_mtime_ns) for one in found)
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self.not_laid(field, error) from error
+        return place / (field if not name or name.endswith("]") else name)
 
-    def fetch(self, spec: JobSpec, token: int) -> tuple[str, str]:
-        """Copy picture and sound for one start; returns their names in ComfyUI's input folder.
+    def input_name(self, place: Path) -> str:
+        """What ComfyUI calls a file in its input folder."""
+        return place.relative_to(self.input_directory).as_posix()
 
-        Raises BadJob when one is not there, FileUnreachable when its whole folder is away or ours has no room.
+    def not_laid(self, field: str, error: OSError) -> FileUnreachable:
+        """What to say when an input cannot be written into ComfyUI's folder."""
+        if error.errno in NO_ROOM:
+            return _no_room(self.input_directory, error)
+        return FileUnreachable(f"{field}: '{self.input_directory}' cannot be written: {error.strerror or error}.")
+
+    def copy_input(self, spec: JobSpec, token: int, field: str, uri: str) -> str:
+        """Copy picture or sound for one start; returns its name in ComfyUI's input folder.
+
+        Raises BadJob when it is not there, FileUnreachable when its whole folder is away or ours has no room.
         """
-        start = f"{FOLDER}/{spec.task_id}/{self._start(token)}"
-        folder = self.input_directory / start
-        names = []
-        for field, uri in (("image", spec.image), ("audio", spec.audio)):
-            source = self.path_of(uri, field)
-            # By their own names, which people find again in what a node says; ComfyUI reads a name's last [...].
-            place = folder / field / (field if source.name.endswith("]") else source.name)
-            try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, place)
-            except FileNotFoundError as error:
-                if not source.parent.is_dir():
-                    raise FileUnreachable(f"{field}: the folder '{source.parent}' cannot be reached.") from error
-                raise BadJob(field, f"the file '{source}' is not there.") from error
-            except OSError as error:
-                if error.errno in NO_ROOM:
-                    raise _no_room(self.input_directory, error) from error
-                raise FileUnreachable(f"{field}: '{source}' cannot be read: {error.strerror or error}.") from error
-            names.append(f"{start}/{field}/{place.name}")
-        return names[0], names[1]
+        source = self.path_of(uri, field)
+        place = self.input_place(spec, token, field, source.name)
+        try:
+            shutil.copyfile(source, place)
+        except FileNotFoundError as error:
+            if not source.parent.is_dir():
+                raise FileUnreachable(f"{field}: the folder '{source.parent}' cannot be reached.") from error
+            raise BadJob(field, f"the file '{source}' is not there.") from error
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise _no_room(self.input_directory, error) from error
+            raise FileUnreachable(f"{field}: '{source}' cannot be read: {error.strerror or error}.") from error
+        return self.input_name(place)
 
     def output_prefix(self, spec: JobSpec, token: int) -> str:
         """Where the prompt saves its video, below ComfyUI's output folder; no other start saves there."""
@@ -197,7 +206,8 @@ def path_in(roots: Iterable[Path], uri: str, field: str) -> Path:
     """
     parts = urlsplit(uri)
     if parts.scheme != "file":
-        raise BadJob(field, f"'{parts.scheme or uri}' is no kind of address that is taken here; use file:///...")
+        usable = "file:///... or s3://..." if field == "output" else "file:///..., https://... or s3://..."
+        raise BadJob(field, f"'{parts.scheme or uri}' is no kind of address that is taken here; use {usable}")
     if parts.netloc not in ("", "localhost"):
         raise BadJob(field, f"the file is on another computer ('{parts.netloc}'); name one that is mounted here.")
     if "\0" in unquote(parts.path) or parts.query or parts.fragment:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 GROUP = "workers"  # the consumer group of every queue stream
 CONSUMER = "bridge"  # one name for all: who runs a job is in the job itself, with its fencing token
 CLASSES = ("priority", "pending")  # in the order in which they are served
+MAIL = "mail"  # among the sinks, which are addresses otherwise
 BUCKET = 2  # letters of an idempotency key that name its hash: 4096 hashes, compact up to two million jobs
 
 
@@ -193,6 +194,58 @@ class Keys:
         """Set: every ``class:lane`` that ever held a job, for counting."""
         return self._key("lanes")
 
+    @property
+    def outbox(self) -> str:
+        """Sorted set: webhooks to be delivered by the time when their next try is due, or its lease runs out."""
+        return self._key("outbox")
+
+    @property
+    def outbox_wake(self) -> str:
+        """Stream, trimmed: an entry whenever there is a webhook to be delivered; deliverers block on it."""
+        return self._key("outbox_wake")
+
+    @property
+    def outbox_ended(self) -> str:
+        """List, trimmed: webhooks that were delivered or given up, the latest first."""
+        return self._key("outbox_ended")
+
+    @property
+    def outbox_totals(self) -> str:
+        """Hash: how many webhooks were delivered, tried in vain, given up."""
+        return self._key("outbox_totals")
+
+    def message(self, message_id: str) -> str:
+        """Hash with expiry: one webhook, its body and what became of its tries."""
+        return self._key("message:") + message_id
+
+    @property
+    def sinks(self) -> str:
+        """Hash: the operator's webhooks -> their events ('' for all); and ``mail`` where mails are sent."""
+        return self._key("sinks")
+
+    @property
+    def disabled(self) -> str:
+        """Hash: addresses that want no more webhooks (410) -> since when, in ms."""
+        return self._key("disabled")
+
+    @property
+    def mail_outbox(self) -> str:
+        """Sorted set: kinds of mails of which there is something to tell, by the time from which they may be sent."""
+        return self._key("mail_outbox")
+
+    def mails(self, kind: str) -> str:
+        """List: what the next mail of this kind is to tell."""
+        return self._key("mails:") + kind
+
+    @property
+    def mailed(self) -> str:
+        """Hash: by kind, how many lines were mailed, who has them in hand, from when on the next mail may be sent."""
+        return self._key("mailed")
+
+    def told(self, what: str) -> str:
+        """String with expiry: the operator has been told this."""
+        return self._key("told:") + what
+
     def lua_names(self) -> str:
         """Lua source that defines the same names for a script; ``queue`` and others are beginnings of keys."""
         names = {
@@ -230,6 +283,18 @@ class Keys:
             "LANES": self.lanes,
             "GRACE": self.grace,
             "LOOKED": self.looked,
+            "OUTBOX": self.outbox,
+            "OUTBOX_WAKE": self.outbox_wake,
+            "OUTBOX_ENDED": self.outbox_ended,
+            "OUTBOX_TOTALS": self.outbox_totals,
+            "MESSAGE": self.message(""),
+            "SINKS": self.sinks,
+            "DISABLED": self.disabled,
+            "MAIL_OUTBOX": self.mail_outbox,
+            "MAILS": self.mails(""),
+            "MAILED": self.mailed,
+            "TOLD": self.told(""),
+            "MAIL": MAIL,
             "GROUP": GROUP,
             "CONSUMER": CONSUMER,
         }

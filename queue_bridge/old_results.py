@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 
-from .job_files import JobFiles
+from .job_places import JobPlaces
 from .now_and_then import now_and_then
 from .store import Store
 
@@ -19,9 +18,9 @@ A_CALL = 100
 class OldResults:
     """One instance's part: the videos whose places it may write to."""
 
-    def __init__(self, store: Store, files: JobFiles) -> None:
+    def __init__(self, store: Store, places: JobPlaces) -> None:
         self._store = store
-        self._files = files
+        self._places = places
 
     async def run(self) -> None:
         """Sweep until this task is cancelled."""
@@ -33,7 +32,7 @@ class OldResults:
         while old := await self._store.old_results(after, A_CALL):
             settled = []
             for place, described in old:
-                fate = await asyncio.to_thread(self._files.remove_result, place, json.loads(described))
+                fate = await self._places.remove_result(place, json.loads(described))
                 if fate != "out of reach":
                     settled.append(place)
                 removed += fate == "removed"

@@ -9,6 +9,8 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 FORMAT = b"\x01"  # the first byte of what is packed with DICTIONARY; JSON itself begins with {
 WINDOW_BITS, MEMORY_LEVEL = -12, 5  # a job is below 4 KB; larger tables cost more time than the deflating itself
 LONGEST_BYTES = 1 << 20  # of an unpacked text, so that nobody's few bytes become gigabytes
@@ -26,13 +28,16 @@ DICTIONARY = (
     b'"started_ms":1800000'
 )
 
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+QUICK, SMALL = 3, 9  # levels of deflating: for what waits, and for what is kept for days
 
 
-def packed(document: Mapping[str, Any]) -> bytes:
+def packed(document: Mapping[str, Any], level: int = QUICK) -> bytes:
     """A JSON object in as few bytes as can be had quickly."""
-    text = _ENCODE(document).encode("utf-8", "surrogateescape")
-    deflate = zlib.compressobj(6, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
+    try:
+        text = orjson.dumps(document)
+    except TypeError:  # half a letter, as in a damaged file name, or a number of more than 64 bits
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogateescape")
+    deflate = zlib.compressobj(level, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
     return min(text, FORMAT + deflate.compress(text) + deflate.flush(), key=len)
 
 
@@ -44,7 +49,10 @@ def unpacked(data: bytes) -> Any:
             data = inflate.decompress(data[1:], LONGEST_BYTES)
         except zlib.error as error:
             raise ValueError(f"it cannot be unpacked: {error}") from error
-    return json.loads(data.decode("utf-8", "surrogateescape"))
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:  # which knows neither half letters nor NaN
+        return json.loads(data.decode("utf-8", "surrogateescape"))
 
 
 def short_key(key: str) -> str:

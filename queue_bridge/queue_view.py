@@ -155,22 +155,26 @@ class QueueView:
         after: the last of them that need not be told. since_ms: the other way round, from that time on.
         """
         async with self._client.pipeline(transaction=False) as pipeline:
-            for caller in callers:  # one of several callers' jobs that have the same place may have been told already
+            for caller in callers:  # of jobs that have the same place some may have been told already
                 key = self._keys.submitted(caller)
                 if since_ms is None:
                     pipeline.xrevrange(key, after[0] if after else "+", "-", count=limit + 1)
                 else:
                     pipeline.xrange(key, after[0] if after else str(since_ms), "+", count=limit + 1)
             answers = await self._ask(pipeline.execute())
-        latest_first = since_ms is None
-        entries = sorted(
-            ((place_of(place), fields["job"], place) for found in answers for place, fields in found),
-            reverse=latest_first,
+        found = sorted(
+            ((place_of(place), caller, position), place, task_id)
+            for caller, entries in zip(callers, answers, strict=True)
+            for place, fields in entries
+            for position, task_id in enumerate(fields["jobs"].split())
         )
         if after:
-            told = (place_of(after[0]), after[1])
-            entries = [one for one in entries if (one[:2] < told if latest_first else one[:2] > told)]
-        return [(place, task_id) for _, task_id, place in entries[:limit]]
+            # Where it is not there any more, what has its place has been told as well.
+            told = next((one[0] for one in found if one[1:] == after), (place_of(after[0]), "", -1))
+            found = [one for one in found if (one[0] < told if since_ms is None else one[0] > told)]
+        if since_ms is None:
+            found.reverse()
+        return [(place, task_id) for _, place, task_id in found[:limit]]
 
     async def oldest_s(self) -> dict[tuple[str, str], float]:
         """When the job was submitted that has waited longest, by class and lane; seconds since 1970."""
@@ -224,16 +228,15 @@ class QueueView:
         return [fields for _, fields in entries], entries[-1][0] if entries else after
 
     async def entries(self, after: str, timeout_s: float) -> list[tuple[str, dict[str, str]]]:
-        """The same, each with its id."""
+        """The same, each with its id; jobs that were submitted together share one."""
         block_ms = max(1, round(timeout_s * 1000))
         answer = await self._ask(self._client.xread({self._keys.events: after}, count=EVENTS_A_CALL, block=block_ms))
-        return next(iter(_streams(answer).values()), [])
+        return _one_by_one(next(iter(_streams(answer).values()), []))
 
     async def past_events(self, after: str, until: str) -> list[tuple[str, dict[str, str]]]:
-        """At most EVENTS_A_CALL events behind ``after`` up to ``until``, each with its id."""
+        """Those of at most EVENTS_A_CALL entries behind ``after`` up to ``until``, each with its id."""
         read = self._client.xrange(self._keys.events, f"({after}", until, count=EVENTS_A_CALL)
-        found: list[tuple[str, dict[str, str]]] = await self._ask(read)
-        return found
+        return _one_by_one(await self._ask(read))
 
     async def first_event(self) -> str:
         """The id of the oldest event that is kept."""
@@ -270,6 +273,10 @@ def _streams(answer: Any) -> dict[str, list[tuple[str, dict[str, str]]]]:
     """The entries by stream of an XREAD, whichever protocol it was answered in."""
     pairs = answer.items() if isinstance(answer, dict) else answer or ()
     return {name: entries[0] if entries and isinstance(entries[0], list) else entries for name, entries in pairs}
+
+
+def _one_by_one(entries: list[tuple[str, dict[str, str]]]) -> list[tuple[str, dict[str, str]]]:
+    return [(event_id, {**event, "job": task_id}) for event_id, event in entries for task_id in event["job"].split()]
 
 
 def place_of(entry_id: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from .config import Settings
 from .errors import BacklogFull, JobError, LeaseLost, QueueForbidden, StartStopped
 from .job import CLASS_OF, JobRecord, JobSpec
-from .packed import packed, short_key
+from .packed import SMALL, packed, short_key
 from .presence import Identity, registration
 from .quick_connection import QuickClient, Script
 from .redis_connection import answer_to, safe_url
@@ -214,7 +214,7 @@ class Store:
 
     async def complete(self, job: JobRecord, result: Mapping[str, Any]) -> None:
         """Commit the one result of a job. Raises LeaseLost."""
-        document = packed(job.completed(result))
+        document = packed(job.completed(result), SMALL)
         values = ("", "", "", "", document, 0, "", "", int(self.settings.results_days > 0))
         await self._owned("settle", job, State.COMPLETED.value, "completed", *values)
 
@@ -333,17 +333,17 @@ class Store:
 def _submitted(submissions: Sequence[Submission]) -> list[Argument]:
     """The own arguments of lua/submit.lua from the first run of jobs on."""
     values: list[Argument] = []
-    for (job_class, lane, batch), run in groupby(submissions, key=_place):
+    for (job_class, lane, batch, callback), run in groupby(submissions, key=_place):
         jobs = list(run)
-        values += [job_class, lane, batch, len(jobs)]
+        values += [job_class, lane, batch, callback, len(jobs)]
         for one in jobs:
             once = short_key(one.idempotency_key) if one.idempotency_key else ""
             values += [one.spec.task_id, once, packed(one.spec.asked())]
     return values
 
 
-def _place(one: Submission) -> tuple[str, str, str]:
-    return CLASS_OF[one.spec.priority], lane_of(one.tier, one.engine), one.spec.batch
+def _place(one: Submission) -> tuple[str, str, str, str]:
+    return CLASS_OF[one.spec.priority], lane_of(one.tier, one.engine), one.spec.batch, one.spec.callback
 
 
 def _accepted(submissions: Sequence[Submission], known: Sequence[Any]) -> list[Accepted]:

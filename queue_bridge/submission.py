@@ -27,7 +27,7 @@ Found = Literal["made", "known", "restarted", "there"]
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for every order that says nothing else. again: make even what is there. consent_id: '' for none."""
+    """What holds for every order that says nothing else; '' for none. again: make even what is there."""
 
     config: Mapping[str, Value] = field(default_factory=dict)
     priority: Priority = "normal"
@@ -35,6 +35,7 @@ class Defaults:
     batch: str = ""
     again: bool = False
     consent_id: str = ""
+    callback: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def _check(order: Order, templates: Mapping[str, Template], defaults: Defaults, 
             "workflow": order.template or defaults.workflow,
             "batch": defaults.batch,
             "consent_id": order.consent_id or defaults.consent_id,
+            "callback": defaults.callback,
         },
         templates,
     )

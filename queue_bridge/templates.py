@@ -121,42 +121,86 @@ class Template:
         return graph
 
 
+@dataclass(frozen=True)
+class TemplateFaults:
+    """What keeps a graph from being a template, a sentence each; at least one."""
+
+    faults: tuple[str, ...]
+
+
 def parse_template(name: str, graph: object) -> Template:
-    """A template out of its JSON. Raises TemplateError that says what is wrong and at which node."""
+    """A template out of its JSON. Raises TemplateError that says what is wrong first and at which node."""
+    found = read_template(name, graph)
+    if isinstance(found, TemplateFaults):
+        raise TemplateError(found.faults[0])
+    return found
+
+
+def read_template(name: str, graph: object) -> Template | TemplateFaults:
+    """A template out of its JSON, or everything that is wrong with it."""
     if not isinstance(graph, dict) or not graph:
-        raise TemplateError(f"The template '{name}' is no prompt in ComfyUI's API format (File > Export (API)).")
-    parameters: dict[str, Parameter] = {}
-    filled: dict[str, tuple[tuple[str, str], ...]] = {}
-    weights: dict[str, float] = {}
-    results: list[str] = []
+        return TemplateFaults((f"The template '{name}' is no prompt in ComfyUI's API format (File > Export (API)).",))
+    read = _Reading()
     for node_id, node in graph.items():
-        where = f"The template '{name}', node {node_id}"
+        read.node(f"The template '{name}', node {node_id}", node_id, node)
+    faults = list(read.faults)
+    if len(read.results) != 1:
+        faults.append(f"The template '{name}' must mark one node with \"result\": true, and marks {len(read.results)}.")
+    if "output_prefix" not in read.filled:
+        faults.append(f"The template '{name}' has no input of type output_prefix, so its files would mix.")
+    if faults:
+        return TemplateFaults(tuple(faults))
+    return Template(
+        name, graph, MappingProxyType(read.parameters), MappingProxyType(read.filled), read.weights, read.results[0]
+    )
+
+
+@dataclass
+class _Reading:
+    """What has been found in the nodes so far."""
+
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    filled: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    results: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def node(self, where: str, node_id: str, node: object) -> None:
         if not isinstance(node, dict) or "class_type" not in node or not isinstance(node.get("inputs"), dict):
-            raise TemplateError(f"{where}: a node needs class_type and inputs.")
-        meta = node.get("_meta", {})
+            self.faults.append(f"{where}: a node needs class_type and inputs.")
+            return
+        meta = node.get("_meta") or {}
+        described_inputs = meta.get("parameters", {}) if isinstance(meta, dict) else None
+        if not isinstance(described_inputs, dict):
+            self.faults.append(f"{where}: its _meta, and the parameters in it, must be JSON objects.")
+            return
         if "weight" in meta:
-            weights[str(node["class_type"])] = float(meta["weight"])
+            if isinstance(meta["weight"], int | float) and meta["weight"] >= 0:
+                self.weights[str(node["class_type"])] = float(meta["weight"])
+            else:
+                self.faults.append(f"{where}: its weight '{meta['weight']}' is no number of at least 0.")
         if meta.get("result"):
-            results.append(node_id)
-        for name_of_input, described in meta.get("parameters", {}).items():
-            if name_of_input not in node["inputs"]:
-                raise TemplateError(f"{where}: it has no input '{name_of_input}', which its parameters name.")
-            place = ((node_id, name_of_input),)
-            if described.get("type") in FILLED_BY_THE_BRIDGE:
-                filled[described["type"]] = filled.get(described["type"], ()) + place
-                continue
-            one = _parameter(where, name_of_input, described, node["inputs"][name_of_input], place)
-            earlier = parameters.get(one.name)
-            if earlier and (earlier.type, earlier.default) != (one.type, one.default):
-                raise TemplateError(f"{where}: the parameter '{one.name}' has another type or default elsewhere.")
-            parameters[one.name] = _joined(earlier, one)
-    if len(results) != 1:
-        raise TemplateError(
-            f"The template '{name}' must mark one node with \"result\": true, and marks {len(results)}."
-        )
-    if "output_prefix" not in filled:
-        raise TemplateError(f"The template '{name}' has no input of type output_prefix, so its files would mix.")
-    return Template(name, graph, MappingProxyType(parameters), MappingProxyType(filled), weights, results[0])
+            self.results.append(node_id)
+        for name_of_input, described in described_inputs.items():
+            try:
+                self._input(where, (node_id, name_of_input), described, node["inputs"])
+            except TemplateError as error:
+                self.faults.append(str(error))
+
+    def _input(self, where: str, place: tuple[str, str], described: object, inputs: Mapping[str, Any]) -> None:
+        name_of_input = place[1]
+        if name_of_input not in inputs:
+            raise TemplateError(f"{where}: it has no input '{name_of_input}', which its parameters name.")
+        if not isinstance(described, dict):
+            raise TemplateError(f"{where}: what its parameters say of '{name_of_input}' must be a JSON object.")
+        if described.get("type") in FILLED_BY_THE_BRIDGE:
+            self.filled[described["type"]] = (*self.filled.get(described["type"], ()), place)
+            return
+        one = _parameter(where, name_of_input, described, inputs[name_of_input], (place,))
+        earlier = self.parameters.get(one.name)
+        if earlier and (earlier.type, earlier.default) != (one.type, one.default):
+            raise TemplateError(f"{where}: the parameter '{one.name}' has another type or default elsewhere.")
+        self.parameters[one.name] = _joined(earlier, one)
 
 
 def _parameter(
@@ -169,7 +213,16 @@ def _parameter(
     known_keys = {"name", "type", "minimum", "maximum", "multiple_of", "usual", "choices"}
     if unknown := sorted(set(described) - known_keys):
         raise TemplateError(f"{where}: a parameter has no '{unknown[0]}', but {', '.join(sorted(known_keys))}.")
-    usual = described.get("usual")
+    for key in ("minimum", "maximum", "multiple_of"):
+        if isinstance(described.get(key), bool) or not isinstance(described.get(key, 0), int | float):
+            raise TemplateError(f"{where}: '{described[key]}' as {key} of '{name_of_input}' is no number.")
+    choices, usual = described.get("choices", []), described.get("usual")
+    if not isinstance(choices, list) or not all(isinstance(one, str) for one in choices):
+        raise TemplateError(f"{where}: the choices of '{name_of_input}' must be a list of texts.")
+    if usual is not None and not (
+        isinstance(usual, list) and [type(one) in (int, float) for one in usual] == [True] * 2
+    ):
+        raise TemplateError(f"{where}: what is usual for '{name_of_input}' must be two numbers.")
     one = Parameter(
         name=str(described.get("name", name_of_input)),
         type=kind,
@@ -178,7 +231,7 @@ def _parameter(
         maximum=described.get("maximum"),
         multiple_of=described.get("multiple_of"),
         usual=(float(usual[0]), float(usual[1])) if usual else None,
-        choices=tuple(described.get("choices", ())),
+        choices=tuple(choices),
         places=places,
     )
     try:

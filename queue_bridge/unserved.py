@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .now_and_then import now_and_then
@@ -40,11 +40,20 @@ def _sentence(lane: str, count: int) -> str:
 
 
 class Unserved:
-    """Looks now and then, and says every news once. say: takes a sentence."""
+    """Looks now and then, and says every news once.
 
-    def __init__(self, view: QueueView, say: Callable[[str], object] = log.warning) -> None:
+    say: takes a sentence. tell: takes the lane and the sentence, such as for a mail to the operator.
+    """
+
+    def __init__(
+        self,
+        view: QueueView,
+        say: Callable[[str], object] = log.warning,
+        tell: Callable[[str, str], Awaitable[object]] | None = None,
+    ) -> None:
         self._view = view
         self._say = say
+        self._tell = tell
         self._seen: dict[str, int] = {}  # in how many looks in a row
 
     async def look(self) -> Sequence[str]:
@@ -55,6 +64,8 @@ class Unserved:
         for lane, looks in self._seen.items():
             if looks == LOOKS:
                 self._say(found[lane])
+                if self._tell:
+                    await self._tell(lane, found[lane])
         return [lane for lane, looks in self._seen.items() if looks >= LOOKS]
 
     async def run(self) -> None:

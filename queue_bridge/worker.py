@@ -24,13 +24,13 @@ from .errors import (
 )
 from .health import Health
 from .job import JobRecord
-from .job_files import JobFiles
+from .job_places import JobPlaces
 from .job_progress import WAITING, JobProgress, Report
 from .job_prompt import SEED, JobPrompt, prompt_of
 from .lease import LeaseKeeper
 from .presence import Identity
 from .prompt_events import Progress, PromptResult, PromptRunner, SavedFile
-from .quality_gate import Measure, is_measured, measured, pass_or_raise, write_report
+from .quality_gate import Measure, is_measured, measured, pass_or_raise
 from .retry import FailureKind, Verdict, judge, kind_of, sentence_of
 from .sound_length import sound_length_s
 from .states import State
@@ -64,7 +64,7 @@ class Worker:
         keeper: LeaseKeeper,
         identity: Identity,
         runner: PromptRunner,
-        files: JobFiles,
+        places: JobPlaces,
         templates: Mapping[str, Template],
         lanes: Sequence[str],
         path_of: Callable[[SavedFile], Path],
@@ -77,13 +77,13 @@ class Worker:
         self._keeper = keeper
         self._identity = identity
         self._runner = runner
-        self._files = files
+        self._places = places
         self._templates = templates
         self._lanes = tuple(lanes)
         self._path_of = path_of
         self._health = health or Health()
         self._measure = measure
-        self._ahead = Ahead(store, identity, files, templates, runner, lanes, checks)
+        self._ahead = Ahead(store, identity, places, templates, runner, lanes, checks)
         self._waits = False  # whether its prompt has not begun yet
         self._finishing: asyncio.Task[None] | None = None
         self._settings: Settings = store.settings
@@ -195,14 +195,14 @@ class Worker:
         finally:
             over.set()
             self._keeper.drop(job)
-            await asyncio.to_thread(self._files.tidy, job.task_id, job.token)
+            await self._places.tidy(job.task_id, job.token)
 
     async def _stop(self, job: JobRecord, stop: StartStopped) -> None:
         """End a start as an operator wishes; nothing of it counts as an attempt."""
         log.info("job %s: %s", job.task_id, stop)
         if stop.cause == "cancelled":
             verdict = Verdict(State.CANCELLED, "cancelled")
-            await asyncio.to_thread(self._files.discard, job.spec)
+            await self._places.discard(job.spec)
         else:
             verdict = Verdict(State.QUEUED, "drained")
         try:
@@ -230,7 +230,7 @@ class Worker:
         try:
             await self._persist(lambda: self._store.settle(job, verdict, sentence, str(kind), self._identity.name))
             if verdict.state is State.FAILED:
-                await asyncio.to_thread(self._files.discard, job.spec)
+                await self._places.discard(job.spec)
         except LeaseLost as stale:
             log.warning("job %s: %s", job.task_id, stale)
 
@@ -263,7 +263,7 @@ class Worker:
     async def _make(self, job: JobRecord, started: float, over: asyncio.Event) -> dict[str, Any]:
         """Everything between claim and commit; returns the result that is to be committed."""
         if job.staged is not None:  # by an earlier start, which died before it could say that it was done
-            if await asyncio.to_thread(self._deliver, job.staged):
+            if await self._places.deliver(job.staged, job.task_id):
                 return dict(job.staged["result"])
             await self._persist(lambda: self._store.unstage(job))
         prompt = prompt_of(job, self._templates)
@@ -274,10 +274,10 @@ class Worker:
             if ready := await self._ahead.take(job):
                 image, audio = ready.image, ready.audio
             else:
-                image, audio = await asyncio.to_thread(self._files.fetch, job.spec, job.token)
-            await asyncio.to_thread(self._files.check_output, job.spec)
+                image, audio = await self._places.fetch(job.spec, job.token)
+            await self._places.check_output(job.spec)
 
-            sound = self._files.input_directory / audio
+            sound = self._places.input_directory / audio
             watchdog = await asyncio.to_thread(self._watchdog, job, prompt.values, sound)
             if job.history and job.history[-1].get("kind") == FailureKind.OUT_OF_MEMORY:
                 await self._runner.unload_models()
@@ -291,7 +291,7 @@ class Worker:
                     reports.send(report)
 
             prompt_id = _prompt_id(job)
-            prefix = self._files.output_prefix(job.spec, job.token)
+            prefix = self._places.output_prefix(job.spec, job.token)
             try:
                 outcome = await watchdog.run(
                     self._runner.run(
@@ -304,14 +304,14 @@ class Worker:
                     can_run=self._runner.can_run,
                 )
             except PromptFailed as error:
-                raise self._files.about_room(error) or error from error
+                raise self._places.files.about_room(error) or error from error
             finally:
                 self._keeper.defuse(job)
             over.set()
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced = self._produced(outcome, prompt.template)
             quality = await self._quality_of(produced, outcome, job, prompt)
-            laying = asyncio.create_task(asyncio.to_thread(self._files.stage, produced, job.spec, job.token))
+            laying = asyncio.create_task(self._places.stage(produced, job.spec, job.token))
             laid = await self._unless_in_vain(job, laying, asyncio.shield(laying))
         finally:
             await reports.end()
@@ -333,7 +333,7 @@ class Worker:
             result["quality"] = quality
         laid |= {"result": result}
         await self._unless_in_vain(job, laying, self._persist(lambda: self._store.stage(job, laid)))
-        if not await asyncio.to_thread(self._deliver, laid):
+        if not await self._places.deliver(laid, job.task_id):
             raise BridgeError(f"The video of job {job.task_id} vanished from '{laid['staged']}' before its renaming.")
         return result
 
@@ -348,14 +348,6 @@ class Worker:
         if self._settings.quality_gate and SEED in prompt.template.parameters:
             pass_or_raise(quality, job.redraws)
         return quality
-
-    def _deliver(self, laid: Mapping[str, Any]) -> bool:
-        """Put a chosen video into its place, and what was measured of it beside it; False when it is nowhere."""
-        published = self._files.publish(laid)
-        quality = laid.get("result", {}).get("quality")
-        if published and quality:
-            write_report(Path(laid["place"]), quality)
-        return published
 
     async def _unless_in_vain(self, job: JobRecord, laying: asyncio.Task[Any], step: Awaitable[Any]) -> Any:
         """One step between laying a video beside its place and its being chosen.
@@ -372,7 +364,7 @@ class Worker:
 
     async def _discard_laid(self, job: JobRecord, laying: asyncio.Task[Any]) -> None:
         await asyncio.wait({laying})  # a thread goes on whoever is cancelled
-        await asyncio.to_thread(self._files.discard, job.spec, job.token)
+        await self._places.discard(job.spec, job.token)
 
     def _produced(self, outcome: PromptResult, template: Template) -> Path:
         files = outcome.files_of(template.result_node)

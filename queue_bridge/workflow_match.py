@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import BadWorkflow
 from .job import DEFAULT_TEMPLATE, Value
+from .template_check import is_link
 from .templates import Template
 
 Workflow = Mapping[str, Mapping[str, Any]]
@@ -21,7 +22,6 @@ Pairs = dict[str, str]  # the template's node -> the workflow's
 
 MOST_NODES = 1000
 MOST_TRIES = 64  # of telling apart nodes of one type that nothing is connected to
-BROWSER_KEYS = ("nodes", "links")  # of a graph as the browser saves it
 ASSET = "core/ASSET"  # the type of a reference to an uploaded file, in the place of a file's name
 
 
@@ -53,11 +53,6 @@ class _Difference:
     reason: str
 
 
-def is_saved_by_the_browser(workflow: object) -> bool:
-    """Whether it is no prompt but a graph as the browser saves it, which only the browser can make a prompt of."""
-    return isinstance(workflow, dict) and all(isinstance(workflow.get(key), list) for key in BROWSER_KEYS)
-
-
 def asset_id_of(value: object) -> str | None:
     """The id of the uploaded file that stands in an input; '' for a reference that is none, None for another value."""
     if not isinstance(value, dict) or value.get("__type") != ASSET:
@@ -80,7 +75,7 @@ def checked_workflow(workflow: object) -> Workflow:
             raise BadWorkflow.at(node_id, "inputs", "is missing.")
     for node_id, node in workflow.items():
         for name, value in node["inputs"].items():
-            if _looks_like_link(value) and value[0] not in workflow:
+            if is_link(value) and value[0] not in workflow:
                 raise BadWorkflow.at(node_id, name, f"is connected to the node '{value[0]}', which is not there.")
     return workflow
 
@@ -197,18 +192,8 @@ def _classes(graph: Workflow) -> Counter[str]:
     return Counter(str(node["class_type"]) for node in graph.values())
 
 
-def _looks_like_link(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int)
-        and not isinstance(value[1], bool)
-    )
-
-
 def _link(value: object, graph: Workflow) -> tuple[str, int] | None:
     """The node and the output that an input is connected to."""
-    if isinstance(value, list) and _looks_like_link(value) and value[0] in graph:
+    if isinstance(value, list) and is_link(value) and value[0] in graph:
         return value[0], value[1]
     return None

@@ -7,6 +7,7 @@ SonicError
 │   ├── BadSound        the sound cannot be read, is empty, too short or silent
 │   ├── BadVideo        the video cannot be read, or holds no pictures
 │   └── BadSetting      a number or a name is outside what is allowed
+├── BadGraph            a saved workflow cannot be read, or has nothing to convert
 ├── MissingWeights      an engine was asked for whose files are not there
 ├── BadWeights          a weight file cannot be read, or holds another network than it should
 ├── EngineUnavailable   an engine was asked for that this version cannot run
@@ -51,6 +52,10 @@ class BadSetting(BadInput):
     def __init__(self, name: str, message: str) -> None:
         super().__init__(f"{name}: {message}")
         self.name = name
+
+
+class BadGraph(SonicError):
+    """Raised when a saved workflow cannot be read, or has no node that could be converted."""
 
 
 class MissingWeights(SonicError):

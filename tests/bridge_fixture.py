@@ -18,6 +18,9 @@ from comfyui_sonic.queue_bridge.queue_view import QueueView
 from comfyui_sonic.queue_bridge.redis_connection import connect, connect_sync
 from comfyui_sonic.queue_bridge.store import Store, Submission
 
+from .object_store import ObjectStore
+from .webhook_receiver import SECRET
+
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "tests" / "templates"
 NAMES = ("gpu-1", "gpu-2")
@@ -106,14 +109,24 @@ def environment(url: str, queue: str, name: str, orders: Path) -> dict[str, str]
         "SONIC_QUEUE_LEASE_S": "6",
         "SONIC_QUEUE_HEARTBEAT_S": "1",
         "SONIC_QUEUE_PROGRESS_S": "0.1",
+        "SONIC_QUEUE_WEBHOOK_SECRETS": SECRET,
+        "SONIC_QUEUE_PRIVATE_HOSTS": "127.0.0.1",
     }
 
 
-def start_bridge(comfyui: Path, url: str, directory: Path) -> Iterator[Bridge]:
+def store_environment(store: ObjectStore, directory: Path) -> dict[str, str]:
+    """What a test server has to know to take inputs from this machine and a store, and to put videos into that."""
+    file = directory / "queue.toml"
+    file.write_text(f'results = "s3://videos/results"\nprivate_hosts = ["127.0.0.1"]\n{store.toml()}')
+    return {"SONIC_QUEUE_CONFIG": str(file), **store.environment()}
+
+
+def start_bridge(comfyui: Path, url: str, directory: Path, store: ObjectStore) -> Iterator[Bridge]:
     """Two servers that take jobs; a generator for a fixture."""
     queue, orders = f"bridge-{new_job_id()}", directory / "orders"
     orders.mkdir()
-    variables: dict[str, Any] = {name: environment(url, queue, name, orders) for name in NAMES}
+    stores = store_environment(store, directory)
+    variables: dict[str, Any] = {name: environment(url, queue, name, orders) | stores for name in NAMES}
     instances = {name: Instance(comfyui, directory / name, environment=variables[name]) for name in NAMES}
     with contextlib.ExitStack() as stack:
         for instance in instances.values():  # in turn, as together they would only wait for each other

@@ -16,6 +16,7 @@ from comfyui_sonic.queue_bridge.redis_program import ServerProgram, find_server_
 from comfyui_sonic.queue_bridge.redis_server import RedisServer
 
 from .bridge_fixture import Bridge, start_bridge
+from .object_store import ObjectStore, run_object_store
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -77,9 +78,17 @@ async def client(comfyui: Instance) -> AsyncIterator[ComfyClient]:
 
 
 @pytest.fixture(scope="session")
-def bridge(comfyui_path: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
+def bridge(
+    comfyui_path: Path, redis_url: str, object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bridge]:
     """Two ComfyUI servers that take jobs from one queue, shared by all tests of a session."""
-    yield from start_bridge(comfyui_path, redis_url, tmp_path_factory.mktemp("bridge"))
+    yield from start_bridge(comfyui_path, redis_url, tmp_path_factory.mktemp("bridge"), object_store)
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """A running S3 server, shared by all tests, each with keys of its own."""
+    yield from run_object_store()
 
 
 @pytest.fixture(scope="session")

@@ -308,7 +308,10 @@ spec = JobSpec("tsk_1", **named)
 if len(sys.argv) > 4:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), -1))
 try:
-    files.fetch(spec, 1) if what == "fetch" else files.stage(comfyui / "output" / "made.mp4", spec, 1)
+    if what == "fetch":
+        files.copy_input(spec, 1, "image", spec.image)
+    else:
+        files.stage(comfyui / "output" / "made.mp4", spec, 1)
 except BridgeError as error:
     print(json.dumps([type(error).__name__, str(kind_of(error)), str(error)]))
 """

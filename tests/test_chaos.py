@@ -104,12 +104,12 @@ async def test_a_server_that_was_away_too_long_changes_nothing_and_leaves_nothin
 
 def test_nothing_is_lost_or_made_twice_while_everything_breaks(comfyui_path: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    sizes = ("--jobs", "60", "--instances", "2", "--spares", "0", "--kills", "6", "--seed", "4", "--minutes", "3")
+    sizes = ("--jobs", "40", "--instances", "2", "--spares", "0", "--kills", "4", "--seed", "4", "--minutes", "3")
     command = [sys.executable, "-m", "comfyui_sonic.bench.chaos", *sizes, "--comfyui", str(comfyui_path)]
     done = subprocess.run([*command, "--json", str(report)], capture_output=True, text=True, timeout=280)
     found = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     assert found.get("violations") == [], done.stdout[-5000:] + done.stderr[-2000:]
     assert done.returncode == 0
-    assert (found["jobs"], found["lost"], found["stuck"], found["duplicated_results"]) == (60, 0, 0, 0)
-    assert found["faults"] >= 6
+    assert (found["jobs"], found["lost"], found["stuck"], found["duplicated_results"]) == (40, 0, 0, 0)
+    assert found["faults"] >= 4
     assert found["starts_lost_to_faults"] > 0, "the faults must have hit something"

@@ -15,6 +15,8 @@ import pytest
 from comfyui_sonic.queue_bridge.job import new_job_id
 from comfyui_sonic.queue_bridge.redis_connection import connect_sync
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples" / "batch"
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -24,6 +24,8 @@ from comfyui_sonic.queue_bridge.prompt_events import Progress, ProgressMeter, fa
 from comfyui_sonic.sonic import errors as sonic_errors
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 
 def picture(path: Path) -> Path:
     Image.new("RGB", (64, 64), "teal").save(path)

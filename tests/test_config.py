@@ -13,6 +13,11 @@ from comfyui_sonic.queue_bridge.errors import ConfigError
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
 
+def test_hosts_around_us_are_names_addresses_and_networks() -> None:
+    reach = load_settings({"SONIC_QUEUE_PRIVATE_HOSTS": "minio.local, 10.1.0.0/16,fd12::1"}).reach
+    assert (reach.names(), len(reach.networks()), reach.ports) == ({"minio.local"}, 2, (80, 443))
+
+
 def test_without_a_url_there_is_no_bridge() -> None:
     assert load_settings({}).url == ""
 
@@ -34,6 +39,21 @@ def test_lists_in_the_environment_are_separated_as_people_expect(tmp_path: Path)
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
+        (
+            "WEBHOOKS",
+            "https://a/ job.done",
+            "SONIC_QUEUE_WEBHOOKS: 'https://a/' names the event 'job.done'; ",
+        ),
+        ("WEBHOOKS", "https://u:s3@a/?k=s3", "SONIC_QUEUE_WEBHOOKS: 'https://a/' holds a user or password"),
+        ("WEBHOOKS", "mailto:a@b", "SONIC_QUEUE_WEBHOOKS: 'mailto://a@b' is no http:// or https:// address."),
+        ("WEBHOOK_SECRETS", "s3cret", "SONIC_QUEUE_WEBHOOK_SECRETS: takes one or two of the form whsec_"),
+        ("WEBHOOK_SCHEDULE_S", "5,-1", "SONIC_QUEUE_WEBHOOK_SCHEDULE_S: takes waits of 0 to 604800 seconds."),
+        ("SMTP_URL", "http://h", "SONIC_QUEUE_SMTP_URL: is none of smtp://HOST"),
+        ("SMTP_URL", "smtp://h", "SONIC_QUEUE_SMTP_URL: needs mail_from and mail_to as well."),
+        ("MAIL_TO", "nobody", "SONIC_QUEUE_MAIL_TO: 'nobody' is no mail address."),
+        ("PUBLIC_PORTS", "443,0", "SONIC_QUEUE_PUBLIC_PORTS: 0 is no port."),
+        ("PRIVATE_HOSTS", "http://nas", "SONIC_QUEUE_PRIVATE_HOSTS: 'http://nas' is neither a host's name nor an"),
+        ("PRIVATE_HOSTS", "10.0.0.0/99", "SONIC_QUEUE_PRIVATE_HOSTS: '10.0.0.0/99' is neither a host's name"),
         ("LEASE_S", "soon", "SONIC_QUEUE_LEASE_S: 'soon' is no number."),
         ("LEASE_S", "0.1", "SONIC_QUEUE_LEASE_S: 0.1 is outside 1 to 3600."),
         ("LEASE_S", "nan", "SONIC_QUEUE_LEASE_S: 'nan' is no number."),
@@ -92,6 +112,7 @@ def test_the_document_lists_every_setting_with_its_default_and_meaning() -> None
         default = one.default
         shown = "" if default in ((), "") else f"{default:g}" if isinstance(default, float) else str(default)
         shown = shown.lower() if isinstance(default, bool) else shown
+        shown = ", ".join(f"{value:g}" for value in default) if isinstance(default, tuple) else shown
         assert rows[one.name].strip() == shown, one.name
 
 

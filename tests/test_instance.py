@@ -22,6 +22,8 @@ from comfyui_sonic.queue_bridge.instance import (
     system_stats,
 )
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 posix_only = pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX's")
 
@@ -118,7 +120,6 @@ def test_another_server_on_the_same_port_is_not_taken_for_ours(tmp_path: Path) -
     assert system_stats(f"127.0.0.1:{free_port()}", timeout_s=1) is None
 
 
-@pytest.mark.slow
 @posix_only
 def test_starting_and_stopping_leaves_no_process_and_frees_the_port(comfyui_path: Path, tmp_path: Path) -> None:
     with Instance(comfyui_path, tmp_path) as instance:
@@ -131,7 +132,6 @@ def test_starting_and_stopping_leaves_no_process_and_frees_the_port(comfyui_path
     instance.stop()  # again, without harm
 
 
-@pytest.mark.slow
 @posix_only
 def test_a_server_ends_when_the_process_that_started_it_is_killed(comfyui_path: Path, tmp_path: Path) -> None:
     script = textwrap.dedent(f"""

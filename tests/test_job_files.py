@@ -38,6 +38,11 @@ def spec_in(root: Path, **changed: str) -> JobSpec:
     return JobSpec.parse(fields | changed)
 
 
+def fetched(files: JobFiles, spec: JobSpec, token: int) -> tuple[str, ...]:
+    inputs = (("image", spec.image), ("audio", spec.audio))
+    return tuple(files.copy_input(spec, token, field, uri) for field, uri in inputs)
+
+
 def produced_in(tmp_path: Path, content: bytes = b"video") -> Path:
     path = tmp_path / "comfyui" / "output" / "made.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +51,7 @@ def produced_in(tmp_path: Path, content: bytes = b"video") -> Path:
 
 
 def test_inputs_are_copied_under_their_own_names(files: JobFiles, root: Path) -> None:
-    image, audio = files.fetch(spec_in(root), 1)
+    image, audio = fetched(files, spec_in(root), 1)
     assert (image, audio) == ("sonic/tsk_1/1/image/anna 安娜.png", "sonic/tsk_1/1/audio/anna.wav")
     assert (files.input_directory / image).read_bytes() == b"picture"
     files.tidy("tsk_1", 1)
@@ -60,7 +65,7 @@ def test_inputs_are_copied_under_their_own_names(files: JobFiles, root: Path) ->
         ("{root}/../secret.png", "lies outside the folders"),
         ("{root}/%2e%2e/secret.png", "lies outside the folders"),
         ("{root}/link.png", "lies outside the folders"),
-        ("http://127.0.0.1/a.png", "image: 'http' is no kind of address that is taken here; use file:///..."),
+        ("ftp://127.0.0.1/a.png", "image: 'ftp' is no kind of address that is taken here; use file:///..., https://"),
         ("anna.png", "image: 'anna.png' is no kind of address"),
         ("file://elsewhere/a.png", "image: the file is on another computer ('elsewhere')"),
         ("{root}/a%00.png", "image: the file's name holds characters"),
@@ -74,7 +79,7 @@ def test_a_file_that_a_job_may_not_name_is_one_sentence(
     (tmp_path / "secret.png").write_bytes(b"secret")
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(BadJob) as raised:
-        files.fetch(spec_in(root, image=uri.format(root=root.as_uri())), 1)
+        fetched(files, spec_in(root, image=uri.format(root=root.as_uri())), 1)
     assert words.format(folder=root) in str(raised.value)
 
 
@@ -82,7 +87,7 @@ def test_a_folder_that_is_away_may_come_back(files: JobFiles, root: Path) -> Non
     spec = spec_in(root)
     shutil.rmtree(root)
     with pytest.raises(FileUnreachable, match=r"^image: the folder '.*' cannot be reached\.$"):
-        files.fetch(spec, 1)
+        fetched(files, spec, 1)
 
 
 def test_a_video_appears_only_when_it_is_published(files: JobFiles, root: Path, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from comfyui_sonic.queue_bridge.redis_server import RedisServer
 from comfyui_sonic.queue_bridge.states import State
 from comfyui_sonic.queue_bridge.store import Store, Submission, Unregistered
 
+pytestmark = pytest.mark.slow
+
 LANES = ("512",)
 Keepers = Callable[..., LeaseKeeper]
 
@@ -298,7 +300,6 @@ async def seconds_until_free(store: Store, job: str, limit_s: float) -> float:
     return time.monotonic() - started
 
 
-@pytest.mark.slow
 async def test_a_lease_outlives_a_call_that_keeps_pythons_lock_for_three_leases(settings: Settings) -> None:
     store = await submitted(settings)
     async with Victim(settings) as victim:
@@ -314,7 +315,6 @@ async def test_a_lease_outlives_a_call_that_keeps_pythons_lock_for_three_leases(
     await store.close()
 
 
-@pytest.mark.slow
 async def test_a_killed_instances_job_is_free_at_once_and_not_only_when_its_lease_runs_out(settings: Settings) -> None:
     settings = replace(settings, lease_s=60.0)
     store = await submitted(settings)
@@ -324,7 +324,6 @@ async def test_a_killed_instances_job_is_free_at_once_and_not_only_when_its_leas
     await store.close()
 
 
-@pytest.mark.slow
 async def test_an_instance_that_becomes_another_program_has_ended_too(settings: Settings) -> None:
     settings = replace(settings, lease_s=60.0)
     store = await submitted(settings)
@@ -334,7 +333,6 @@ async def test_an_instance_that_becomes_another_program_has_ended_too(settings: 
     await store.close()
 
 
-@pytest.mark.slow
 async def test_an_instance_that_dies_together_with_its_keeper_is_missed_by_another_within_seconds(
     settings: Settings, keepers: Keepers
 ) -> None:
@@ -349,7 +347,6 @@ async def test_an_instance_that_dies_together_with_its_keeper_is_missed_by_anoth
     await store.close()
 
 
-@pytest.mark.slow
 async def test_a_stopped_instance_is_not_kept_alive_and_learns_that_its_job_is_gone(settings: Settings) -> None:
     store = await submitted(settings)
     async with Victim(settings) as victim:
@@ -362,7 +359,6 @@ async def test_a_stopped_instance_is_not_kept_alive_and_learns_that_its_job_is_g
     await store.close()
 
 
-@pytest.mark.slow
 async def test_a_keeper_that_is_killed_is_replaced_and_the_job_stays(settings: Settings) -> None:
     settings = replace(settings, lease_s=3.0)
     store = await submitted(settings)
@@ -377,7 +373,6 @@ async def test_a_keeper_that_is_killed_is_replaced_and_the_job_stays(settings: S
     await store.close()
 
 
-@pytest.mark.slow
 async def test_a_server_that_can_look_at_no_clock_is_ended_by_its_keeper_and_the_job_has_failed_once(
     settings: Settings,
 ) -> None:
@@ -391,7 +386,6 @@ async def test_a_server_that_can_look_at_no_clock_is_ended_by_its_keeper_and_the
     await store.close()
 
 
-@pytest.mark.slow
 async def test_no_secret_is_on_the_keepers_command_line_and_it_imports_neither_torch_nor_comfyui(
     settings: Settings,
 ) -> None:
@@ -424,7 +418,6 @@ async def test_a_user_who_may_not_see_the_clients_gets_leases_alone_and_one_sent
     await store.close()
 
 
-@pytest.mark.slow
 async def test_a_servers_restart_that_takes_longer_than_a_lease_starts_nothing_twice(settings: Settings) -> None:
     """The other instance is back before the owner is, and the owner's connection is gone, too."""
     with tempfile.TemporaryDirectory(prefix="sonic-") as folder, RedisServer(Path(folder), outlives_us=False) as server:

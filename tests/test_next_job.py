@@ -10,14 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from comfyui_sonic.queue_bridge.ahead import Ahead
 from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, new_job_id
 from comfyui_sonic.queue_bridge.job_files import JobFiles
+from comfyui_sonic.queue_bridge.job_places import JobPlaces
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.states import State
 from comfyui_sonic.queue_bridge.store import Idle, Submission
 from comfyui_sonic.queue_bridge.templates import SHIPPED, load_templates
+from comfyui_sonic.queue_bridge.web_address import Reach
 from comfyui_sonic.sonic.errors import BadPortrait
 
 from .test_store import LANES, Bench, bench
@@ -198,6 +202,7 @@ class Desk:
         picture: bytes = b"picture",
         folder: str = ".",
         priority: Priority = "normal",
+        image: str = "",
         **config: int,
     ) -> str:
         place = self.orders / folder
@@ -205,6 +210,7 @@ class Desk:
         (place / f"{name}.png").write_bytes(picture)
         (place / f"{name}.wav").write_bytes(b"sound")
         places = [(place / f"{name}.{suffix}").as_uri() for suffix in ("png", "wav", "mp4")]
+        places[0] = image or places[0]
         spec = JobSpec(new_job_id(), *places, config=config, priority=priority)
         (answer,) = await self.bench.store.submit([Submission(spec, 512)])
         return answer.task_id
@@ -237,10 +243,11 @@ def desk(bench: Bench, tmp_path: Path) -> Desk:
     orders = tmp_path / "orders"
     orders.mkdir()
     files = JobFiles([orders], tmp_path / "input", tmp_path / "output", own="boot-1")
+    places = JobPlaces(files, reach=Reach(private_hosts=("127.0.0.1",)))
     templates = load_templates([SHIPPED])
     checks = {"SONIC_LoadPortrait": check_picture}
     client = ComfyClient("127.0.0.1:1")  # never asked: over HTTP nothing is known of a graph before it runs
-    ahead = Ahead(bench.store, Identity("a", "boot-1"), files, templates, client, LANES, checks)
+    ahead = Ahead(bench.store, Identity("a", "boot-1"), places, templates, client, LANES, checks)
     return Desk(bench, ahead, files, orders)
 
 
@@ -263,6 +270,65 @@ async def test_a_picture_that_was_replaced_meanwhile_is_copied_again(desk: Desk)
         pass
     (desk.orders / "a.png").write_bytes(b"a better picture")
     assert await desk.ahead.take(await desk.bench.claim()) is None
+
+
+@pytest.fixture
+async def slow_shop() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """The address of a picture that never ends, and whether its reader has gone."""
+    gone = asyncio.Event()
+
+    async def picture(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "image/png"})
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"picture")
+                await asyncio.sleep(0.01)
+        finally:
+            gone.set()
+
+    application = web.Application()
+    application.router.add_get("/a.png", picture)
+    async with TestServer(application, host="127.0.0.1") as server:
+        yield str(server.make_url("/a.png")), gone
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[tuple[str, list[str]]]:
+    """The address of a picture, and what has been asked for."""
+    asked: list[str] = []
+
+    async def picture(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(body=b"picture", content_type="image/png")
+
+    application = web.Application()
+    application.router.add_get("/anna.png", picture)
+    async with TestServer(application, host="127.0.0.1") as server:
+        yield str(server.make_url("/anna.png")), asked
+
+
+async def test_a_download_ends_when_its_job_is_let_go(desk: Desk, slow_shop: tuple[str, asyncio.Event]) -> None:
+    address, gone = slow_shop
+    waiting = await desk.submit(image=address)
+    async with desk.looking(lambda: bool(desk.copies())):
+        pass
+    async with asyncio.timeout(2):
+        await desk.ahead.close()
+        await gone.wait()
+    assert desk.copies() == []
+    assert await desk.bench.state(waiting) is State.QUEUED
+
+
+async def test_a_picture_from_the_web_is_fetched_once(desk: Desk, shop: tuple[str, list[str]]) -> None:
+    address, asked = shop
+    await desk.submit(image=address)
+    async with desk.looking(lambda: len(desk.copies()) == 2):
+        pass
+    ready = await desk.ahead.take(await desk.bench.claim())
+    assert ready
+    assert (desk.files.input_directory / ready.image).read_bytes() == b"picture"
+    assert asked == ["/anna.png"]
 
 
 async def test_a_damaged_picture_fails_the_job_and_the_one_behind_it_is_made_ready_at_once(desk: Desk) -> None:

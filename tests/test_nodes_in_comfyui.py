@@ -562,12 +562,12 @@ async def test_a_video_that_nobody_holds_any_more_leaves_the_temp_folder(server:
             await asyncio.sleep(0.05)
 
 
-async def test_ten_minutes_of_sound_need_no_more_memory_than_their_sound(server: Server) -> None:
+async def test_minutes_of_sound_need_no_more_memory_than_their_sound(server: Server) -> None:
     once = read_sound(VOICE).waveform
-    rate, seconds = 22050, 600
-    ten_minutes = np.tile(once, (1, -(-seconds * rate // once.shape[1])))[:, : seconds * rate]
-    path = server.base / "input" / unique("ten minutes.wav")
-    write_sound(path, ten_minutes, rate, "pcm_s16le")
+    rate, seconds = 22050, 300
+    minutes = np.tile(once, (1, -(-seconds * rate // once.shape[1])))[:, : seconds * rate]
+    path = server.base / "input" / unique("minutes.wav")
+    write_sound(path, minutes, rate, "pcm_s16le")
     graph = own_loaders(readme_graph(server.put(unique("portrait.png"), PORTRAIT), path.name))
     graph["speak"]["inputs"]["fps"] = 5.0
     process = server_process(server.address)
@@ -583,9 +583,9 @@ async def test_ten_minutes_of_sound_need_no_more_memory_than_their_sound(server:
     watched_from: list[int] = []
     outcome = await server.run(graph, watch)
     assert outcome.error == ""
-    assert decoded(server.saved(outcome))[0] == 3000
+    assert decoded(server.saved(outcome))[0] == 1500
     assert read_sound(server.saved(outcome)).seconds == pytest.approx(seconds, abs=0.1)
-    assert highest - watched_from[0] < 150 * 2**20  # the frames as one tensor would be 2.4 GB
+    assert highest - watched_from[0] < 150 * 2**20  # the frames as one tensor would be 1.2 GB
 
 
 def server_process(address: str) -> psutil.Process:

@@ -10,6 +10,7 @@ import pytest
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
 from comfyui_sonic.queue_bridge.job_files import JobFiles
+from comfyui_sonic.queue_bridge.job_places import JobPlaces
 from comfyui_sonic.queue_bridge.old_results import A_CALL, OldResults
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.redis_connection import connect
@@ -54,7 +55,7 @@ class Shop:
         return JobFiles([root or self.folder], comfyui / "input", comfyui / "output")
 
     async def sweep(self, root: Path | None = None) -> int:
-        return await OldResults(self.store, self.files(root)).sweep()
+        return await OldResults(self.store, JobPlaces(self.files(root))).sweep()
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
 from comfyui_sonic.queue_bridge.store import Idle, Store, Submission
 
+pytestmark = pytest.mark.slow
+
 DEAD = Verdict(State.FAILED, "retries used up", dead_letter=True, counter="failures")
 
 

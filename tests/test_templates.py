@@ -98,6 +98,15 @@ PREFIX = {"type": "output_prefix"}
         (changed(parameters={"prefix": PREFIX, "n": {"type": "number"}}), "'number' is no type of a parameter"),
         (changed(parameters={"prefix": PREFIX, "n": {"type": "int", "min": 1}}), "a parameter has no 'min'"),
         (changed(parameters={"prefix": PREFIX, "n": {"type": "int", "minimum": 5}}), "its own default is refused"),
+        (
+            changed(parameters={"prefix": PREFIX, "n": {"type": "int", "minimum": "a"}}),
+            "'a' as minimum of 'n' is no num",
+        ),
+        (changed(parameters={"prefix": PREFIX, "n": {"type": "int", "usual": [1]}}), "must be two numbers"),
+        (changed(parameters={"prefix": PREFIX, "n": {"type": "text", "choices": "ab"}}), "must be a list of texts"),
+        (changed(parameters={"prefix": PREFIX, "n": 7}), "must be a JSON object"),
+        (changed(parameters=[]), "must be JSON objects"),
+        (changed(weight="much"), "its weight 'much' is no number"),
     ],
 )
 def test_a_file_that_is_no_template_says_what_is_wrong(graph: object, words: str) -> None:
@@ -119,7 +128,9 @@ def test_an_operators_folder_adds_templates_and_a_broken_one_names_its_file(tmp_
     (tmp_path / "mine.json").write_text(json.dumps(minimal()))
     templates = load_templates([API, tmp_path])
     assert set(templates) >= {"mine", "portrait_speaks"}
-    with pytest.raises(TemplateError, match=r"no template 'other' here, but mine, portrait_speaks\."):
+    with pytest.raises(
+        TemplateError, match=r"no template 'other' here, but mine, portrait_in_picture, portrait_speaks\."
+    ):
         template_named(templates, "other")
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(TemplateError, match=r"bad\.json' cannot be read"):

@@ -11,21 +11,35 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..config import Settings
-from ..errors import BadJob, ConfigError
-from ..job import ID
-from ..job_files import SCHEMES, path_in
+from ..errors import AddressRefused, BadJob, ConfigError
+from ..job import ID, JobRecord, JobSpec
+from ..job_files import path_in
+from ..job_places import output_address
+from ..storage import Storage
+from ..storage_places import is_object, object_address
+from ..web_address import Reach, check_address, is_web
 
 UNFINISHED = ".part"
+LINK_S = 600.0
 OWNED_FOLDER = re.compile(rf"({ID.pattern})\.[0-9a-f]{{16}}")  # its task or batch, and what keeps it apart
 
 
 class Places:
     """folder: the gateway's own, in which uploads and results lie; clients cannot name what is in it.
 
-    Raises ConfigError when it is none that the ComfyUI servers may use.
+    storage, reach, results: as in job_places.py. Raises ConfigError when the folder is none that the ComfyUI servers
+    may use.
     """
 
-    def __init__(self, roots: Sequence[Path], folder: Path) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        folder: Path,
+        storage: Storage | None = None,
+        reach: Reach | None = None,
+        results: str = "",
+    ) -> None:
+        self._storage, self._reach, self._below = storage or Storage(), reach or Reach(), results
         self.folder = folder.resolve()
         self._roots = tuple(root.resolve() for root in roots)
         if not any(self.folder.is_relative_to(root) for root in self._roots):
@@ -42,29 +56,44 @@ class Places:
     def of(cls, settings: Settings) -> Places:
         if not settings.gateway_folder:
             raise ConfigError("gateway_folder", "name a folder in the roots for uploads and results.")
-        return cls(settings.roots, Path(settings.gateway_folder))
+        storage = Storage(settings.places, settings.limits)
+        return cls(settings.roots, Path(settings.gateway_folder), storage, settings.reach, settings.results)
 
     def check_address(self, uri: str, field: str) -> None:
-        """Raises BadJob when a client may not name this file. Whether it is there, the worker sees."""
-        scheme = urlsplit(uri).scheme if uri.isprintable() else ""
-        if scheme not in SCHEMES:
-            raise BadJob(field, f"is no address that is taken here; it begins with {' or '.join(sorted(SCHEMES))}://.")
-        if scheme == "file" and path_in(self._roots, uri, field).is_relative_to(self.folder):
+        """Raises BadJob when a client may not name this. Whether it is there, the worker sees."""
+        if is_web(uri):
+            try:
+                check_address(uri, self._reach)
+            except AddressRefused as error:
+                raise BadJob(field, str(error)) from None
+        elif is_object(uri):
+            self._storage.check(object_address(uri, field), field)
+        elif not uri.isprintable() or urlsplit(uri).scheme != "file":
+            raise BadJob(field, "is no address that is taken here; it begins with file://, https:// or s3://.")
+        elif path_in(self._roots, uri, field).is_relative_to(self.folder):
             raise BadJob(field, "lies in the gateway's own folder, whose files cannot be named.")
 
     def check_output(self, uri: str) -> None:
-        """The same for the place of a video."""
-        self.check_address(uri, "output")
-        if not urlsplit(uri).path.lower().endswith(".mp4"):
+        """The same for the place of a video, which may hold {task_id} and be below the setting ``results``."""
+        whole = output_address(JobSpec("task", "", "", uri, batch="batch"), self._below)
+        if is_web(whole):
+            raise BadJob("output", "is a web address, and a video cannot be put there; name file:///... or s3://....")
+        self.check_address(whole, "output")
+        if not urlsplit(whole).path.lower().endswith(".mp4"):
             raise BadJob("output", "does not end with .mp4.")
 
     def result_of(self, task_id: str) -> Path:
         """Where the video of a task goes that names no place itself."""
         return self.results / f"{datetime.now(UTC):%Y%m%d}" / f"{task_id}.mp4"
 
-    def file_of(self, uri: str) -> Path:
-        """The file of a job, of whatever kind its own place is. Raises BadJob when it lies outside the roots."""
-        return path_in(self._roots, uri, "output")
+    def video_of(self, record: JobRecord) -> Path | str:
+        """The file of a job's video, or the address of its object. Raises BadJob when it lies outside the roots."""
+        output = output_address(record.spec, self._below)
+        return output if is_object(output) else path_in(self._roots, output, "output")
+
+    async def link_to(self, address: str) -> str:
+        """Where anybody can get an object for a few minutes. Raises BadJob, FileUnreachable."""
+        return await self._storage.result_link(address, LINK_S)
 
     def is_own(self, uri: str) -> bool:
         """Whether an address of a job is one that its client need not know."""

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from ..errors import BadJob
+from ..errors import BadJob, FileUnreachable
 from ..job import JobRecord
 from ..states import State
 from .context import Asked, record_of
@@ -46,12 +46,10 @@ class LinkPlace:
     url: str
 
 
-def result_place(record: JobRecord, places: Places) -> FilePlace | LinkPlace:
-    """Where the video of a completed task is. The one place to be told of other kinds of storage.
-
-    Raises BadJob when the gateway may not read it there.
-    """
-    return FilePlace(places.file_of(record.spec.output))
+async def result_place(record: JobRecord, places: Places) -> FilePlace | LinkPlace:
+    """Where the video of a completed task is. Raises BadJob when the gateway may not read it there, FileUnreachable."""
+    video = await asyncio.to_thread(places.video_of, record)
+    return FilePlace(video) if isinstance(video, Path) else LinkPlace(await places.link_to(video))
 
 
 async def download_result(request: web.Request, asked: Asked) -> web.StreamResponse:
@@ -61,11 +59,11 @@ async def download_result(request: web.Request, asked: Asked) -> web.StreamRespo
         detail = f"The task is {record.state}" + (f": {record.error}" if ended and record.error else ".")
         raise Problem("not-finished", detail, None if ended else {"Retry-After": "5"}, state=str(record.state))
     try:
-        place = await asyncio.to_thread(result_place, record, gateway.places)
-    except BadJob as error:
+        place = await result_place(record, gateway.places)
+    except (BadJob, FileUnreachable) as error:
         raise Problem("gone", "The video lies where this gateway may not read.") from error
     if isinstance(place, LinkPlace):
-        raise web.HTTPFound(place.url)
+        return web.Response(status=302, headers={"Location": place.url})
     name = f"{record.spec.name.rpartition('/')[2] or record.task_id}.mp4"
     return await send_file(request, place.path, name, kind_of(place.path))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..job import JobRecord
 from ..states import State
+from ..web_address import is_web, without_secrets
 from .fields import Field
 from .places import Places
 
@@ -88,8 +89,8 @@ def task_view(record: JobRecord, places: Places) -> dict[str, Any]:
 
 
 def _addresses(record: JobRecord) -> tuple[tuple[str, str], ...]:
-    spec = record.spec
-    return ("image", spec.image), ("audio", spec.audio), ("output", spec.output)
+    given = ("image", record.spec.image), ("audio", record.spec.audio), ("output", record.spec.output)
+    return tuple((name, without_secrets(uri) if is_web(uri) else uri) for name, uri in given)
 
 
 def time_text(seconds: float) -> str:

@@ -10,6 +10,8 @@ if not now then
 end
 local EVENTS_KEPT, RETENTION_MS, CRASHES_MAX = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local BATCH_KEPT_MS = math.max(90 * 24 * 3600 * 1000, RETENTION_MS)
+local MESSAGE_KEPT_MS = 30 * 24 * 3600 * 1000  -- a webhook that nobody has delivered by then is given up
+local MAIL_LINES, MESSAGES_SHOWN = 1000, 10000
 local FORGOTTEN_A_CALL = 500  -- so that no call takes long
 local SPEC_MAX = 65536  -- as in job.py: more is no description of a job
 local NOT_BEGUN = 'Waiting'  -- the stage of a job whose prompt has not begun yet (job_progress.py)
@@ -51,8 +53,9 @@ local function read_job(id)
   return fields, job
 end
 
+-- id: of one job, or of several that have been submitted together, with spaces between them.
 local function emit(id, state, cause, ...)
-  redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
+  return redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
     'job', id, 'state', state, 'cause', cause, 'at', integer(now), ...)
 end
 
@@ -129,19 +132,125 @@ local function leave_flow(id, class, lane, batch)
   end_to_wait(class, lane)
 end
 
-local function count_end(id, state, cause, batch, caller)
+-- One more line for the next mail to the operator of this kind, where somebody sends mails.
+local function add_mail(kind, text)
+  if redis.call('HEXISTS', SINKS, MAIL) == 0 then return end
+  if redis.call('RPUSH', MAILS .. kind, cjson.encode({ at = now, text = text })) > MAIL_LINES then
+    redis.call('LPOP', MAILS .. kind)
+    redis.call('HINCRBY', MAILED, kind .. ':dropped', 1)
+  end
+  local earliest = tonumber(redis.call('HGET', MAILED, kind .. ':next')) or 0
+  redis.call('ZADD', MAIL_OUTBOX, 'NX', integer(math.max(now, earliest)), kind)
+end
+
+-- A webhook that is delivered or given up; kept for a while, for people, and to be delivered again.
+local function end_message(id, state, said)
+  redis.call('HSET', MESSAGE .. id, 'state', state, 'said', said)
+  redis.call('PEXPIRE', MESSAGE .. id, RETENTION_MS)
+  redis.call('ZREM', OUTBOX, id)
+  redis.call('LPUSH', OUTBOX_ENDED, id)
+  redis.call('LTRIM', OUTBOX_ENDED, 0, MESSAGES_SHOWN - 1)
+  redis.call('HINCRBY', OUTBOX_TOTALS, state, 1)
+end
+
+-- Tells of a job's end outside: its callback, the operator's webhooks, mails. Whole messages, which nobody changes any
+-- more, in the same step as the end itself. sinks: address -> its events ('' for all). job: what the record said.
+local function tell_end(id, state, cause, batch, event, sinks, job)
+  local listeners, made = {}, 0
+  for at = 1, #sinks, 2 do listeners[sinks[at]] = sinks[at + 1] end
+  local mails = listeners[MAIL]
+  listeners[MAIL] = nil
+  if job.callback then listeners[job.callback] = '' end
+  local name = 'msg_' .. string.gsub(id, '[^%w_-]', '-') .. '_' .. string.gsub(event, '-', '_')
+
+  local function iso(ms)  -- the civil date of a day: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"
+    if not ms or ms == '' then return nil end
+    local seconds, rest = math.floor(ms / 1000), ms % 1000
+    local days, second = math.floor(seconds / 86400) + 719468, seconds % 86400
+    local era = math.floor(days / 146097)
+    local doe = days - era * 146097
+    local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+    local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+    local mp = math.floor((5 * doy + 2) / 153)
+    local day, month = doy - math.floor((153 * mp + 2) / 5) + 1, mp < 10 and mp + 3 or mp - 9
+    local year = yoe + era * 400 + (month <= 2 and 1 or 0)
+    return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', year, month, day, math.floor(second / 3600),
+      math.floor(second / 60) % 60, second % 60, rest)
+  end
+
+  local function send(kind, about, data)
+    local body = cjson.encode({ type = kind, timestamp = iso(now), data = data })
+    for url, events in pairs(listeners) do
+      if events == '' or string.find(' ' .. events .. ' ', ' ' .. kind .. ' ', 1, true) then
+        made = made + 1
+        local message = made == 1 and name or name .. '_' .. made
+        local host = string.lower(string.match(url, '^%a+://([^/?#]+)') or '')
+        redis.call('HSET', MESSAGE .. message, 'state', 'pending', 'url', url, 'host', host, 'event', kind,
+          'about', about, 'made_ms', integer(now), 'body', body)
+        redis.call('PEXPIRE', MESSAGE .. message, integer(math.max(MESSAGE_KEPT_MS, RETENTION_MS)))
+        redis.call('ZADD', OUTBOX, integer(now), message)
+        redis.call('XADD', OUTBOX_WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
+      end
+    end
+  end
+
+  if next(listeners) then
+    local data = {
+      task_id = id, state = state, cause = cause, batch = batch or nil, attempt = tonumber(job.attempt),
+      submitted = iso(tonumber(job.submitted_ms)), started = iso(tonumber(job.started_ms)), ended = iso(now),
+    }
+    if state == 'failed' then data.error, data.error_kind = job.error, job.error_kind end
+    local known, laid = pcall(cjson.decode, job.staged or '')
+    local result = known and type(laid) == 'table' and laid.result
+    if state == 'completed' and type(result) == 'table' then
+      data.result = {
+        output = result.output, bytes = result.bytes, sha256 = result.sha256, seconds = result.seconds,
+        resolution = result.resolution, degraded = result.degraded, instance = result.instance,
+        warnings = type(result.warnings) == 'table' and #result.warnings > 0 and result.warnings or nil,
+      }
+    end
+    send('job.' .. state, id, data)
+  end
+  if mails and state == 'failed' and redis.call('ZSCORE', DEAD, id) then
+    add_mail('dead letter', 'The job ' .. id .. ' lies in the dead letter: ' .. (job.error or cause))
+  end
+  if not batch then return end
+  local counts = redis.pcall('HMGET', BATCH .. batch, 'total', 'completed', 'failed', 'cancelled')
+  if counts.err then return end
+  local total, completed, failed, cancelled = tonumber(counts[1]) or 0, tonumber(counts[2]) or 0, tonumber(counts[3]) or 0,
+    tonumber(counts[4]) or 0
+  if total == 0 or completed + failed + cancelled < total then return end
+  local data = { batch = batch, total = total, completed = completed, failed = failed, cancelled = cancelled }
+  if next(listeners) then send('batch.completed', batch, data) end
+  if mails then
+    add_mail('batch ended', string.format('The batch %s has ended: %d completed, %d failed, %d cancelled.', batch,
+      completed, failed, cancelled))
+  end
+end
+
+-- What tell_end needs of a record, nothing when nobody listens; to be asked while the record is there.
+local function listening(id, callback)
+  local sinks = redis.call('HGETALL', SINKS)
+  if not callback and #sinks == 0 then return end
+  local _, job = read_job(id)
+  return sinks, job or {}
+end
+
+local function count_end(id, state, cause, batch, caller, sinks, job)
   if caller then redis.call('HINCRBY', UNENDED, caller, -1) end
   redis.call('RPUSH', ENDED, integer(now) .. ' ' .. id)
   redis.call('HINCRBY', TOTALS, state, 1)
   if batch then redis.pcall('HINCRBY', BATCH .. batch, state, 1) end
-  emit(id, state, cause)
+  local event = emit(id, state, cause)
+  if sinks then tell_end(id, state, cause, batch, event, sinks, job) end
 end
 
 -- The end of a job that has not completed and waits in no batch.
 local function finish_taken(id, key, state, cause, ...)
   redis.call('HSET', key, 'state', state, 'ended_ms', integer(now), ...)
   redis.call('HDEL', key, 'owner', 'boot', 'seconds_left')
-  count_end(id, state, cause, unpack(redis.call('HMGET', key, 'batch', 'caller')))
+  local batch, callback, caller = unpack(redis.call('HMGET', key, 'batch', 'callback', 'caller'))
+  count_end(id, state, cause, batch, caller, listening(id, callback))
 end
 
 -- The end of a job that has not completed, wherever it is.
@@ -153,7 +262,8 @@ end
 
 -- The end of a job that has: what its owner has packed of it is kept, and what the scripts ask for.
 local function finish_completed(id, key, token, document)
-  local batch, once, caller = unpack(redis.call('HMGET', key, 'batch', 'once', 'caller'))
+  local batch, once, callback, caller = unpack(redis.call('HMGET', key, 'batch', 'once', 'callback', 'caller'))
+  local sinks, job = listening(id, callback)
   local kept = { 'state', 'completed', 'token', token, 'ended_ms', integer(now) }
   for name, value in pairs({ once = once, caller = caller }) do
     if value then
@@ -163,7 +273,7 @@ local function finish_completed(id, key, token, document)
   end
   redis.call('DEL', key)
   redis.call('HSET', key, unpack(add_pieces(kept, document)))
-  count_end(id, 'completed', 'completed', batch, caller)
+  count_end(id, 'completed', 'completed', batch, caller, sinks, job)
 end
 
 -- A job that an operator has cancelled; its owner says so, or is gone, or there is none.
@@ -177,7 +287,9 @@ local function trim_submitted(caller)
   for _ = 1, FORGOTTEN_A_CALL do
     local first = redis.call('XRANGE', SUBMITTED .. caller, '-', '+', 'COUNT', 1)[1]
     if not first then return redis.call('SREM', CALLERS, caller) end
-    if redis.call('EXISTS', JOB .. first[2][2]) == 1 then return end
+    local keys = {}
+    for one in string.gmatch(first[2][2], '%S+') do keys[#keys + 1] = JOB .. one end
+    if redis.call('EXISTS', unpack(keys)) > 0 then return end
     redis.call('XDEL', SUBMITTED .. caller, first[1])
   end
 end

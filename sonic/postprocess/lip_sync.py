@@ -10,7 +10,8 @@ The sound is moved by samples and never cut: see `shift_sound`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
@@ -21,6 +22,7 @@ from ..audio import MODEL_RATE
 from ..draft.mouth_shapes import mouth_shapes
 from ..draft.performance import jaw_opening
 from ..frames import Frame
+from ..inference_mode import small_network
 from ..interruption import Check, no_check
 from ..landmarks import find_faces, fit_mesh_in_each, square_around
 from ..prepared import Face, Sound
@@ -28,6 +30,7 @@ from ..prepared import Face, Sound
 RATE = 200  # Hz of the two curves that are compared: steps of 5 ms
 SMOOTHING_S = 0.08  # mouths do not follow loudness more finely
 FOLLOWED_TOGETHER = 4  # frames; a head moves little in so short a time, and the network is quicker
+FOLLOWED_BESIDE = 2  # such groups, on a core each
 LEAST_SCORE = 0.5  # of the mesh
 LONGEST_PAUSE = 8  # frames between two searches in vain, which take seconds each
 SEARCHED_S = 0.25
@@ -76,28 +79,36 @@ UNKNOWN = SyncEstimate(0.0, 0.0, 0.0, 0.0)
 def mouth_openings(frames: Iterable[Frame], check: Check = no_check) -> NDArray[np.float32]:
     """(frames,) distance of the inner lips over the height of the face; NaN where no face is seen.
 
-    The face is searched for once and followed, four frames at a time. One that comes back is noticed within
+    The face is searched for once and followed, eight frames at a time. One that comes back is noticed within
     LONGEST_PAUSE frames. check: what it raises ends a search.
     """
     openings: list[float] = []
     face: Face | None = None
     next_search, pause = 0, 1
     waiting = iter(frames)
-    while together := list(islice(waiting, FOLLOWED_TOGETHER)):
-        seen = [] if face is None else fit_mesh_in_each(together, square_around(face.landmarks))
-        for number, frame in enumerate(together):
-            face = seen[number] if seen else None
-            if face is None or face.score < LEAST_SCORE:
-                face = None
-                if len(openings) >= next_search:
-                    face = next(iter(find_faces(frame, check)), None)
-                    pause = 1 if face else min(2 * pause, LONGEST_PAUSE)
-                    next_search = len(openings) + pause
-                if face is not None and number + 1 < len(together):
-                    rest = fit_mesh_in_each(together[number + 1 :], square_around(face.landmarks))
-                    seen = [face] * (number + 1) + rest
-            openings.append(np.nan if face is None else _opening(face.landmarks))
+    with ThreadPoolExecutor(FOLLOWED_BESIDE, "sonic-mesh") as cores:
+        while together := list(islice(waiting, FOLLOWED_BESIDE * FOLLOWED_TOGETHER)):
+            seen = [] if face is None else _followed(together, face, cores)
+            for number, frame in enumerate(together):
+                face = seen[number] if seen else None
+                if face is None or face.score < LEAST_SCORE:
+                    face = None
+                    if len(openings) >= next_search:
+                        face = next(iter(find_faces(frame, check)), None)
+                        pause = 1 if face else min(2 * pause, LONGEST_PAUSE)
+                        next_search = len(openings) + pause
+                    if face is not None and number + 1 < len(together):
+                        seen = [face] * (number + 1) + _followed(together[number + 1 :], face, cores)
+                openings.append(np.nan if face is None else _opening(face.landmarks))
     return np.array(openings, np.float32)
+
+
+def _followed(frames: Sequence[Frame], face: Face, cores: Executor) -> list[Face]:
+    """The same face in each of a few frames that come next."""
+    square = square_around(face.landmarks)
+    groups = [frames[at : at + FOLLOWED_TOGETHER] for at in range(0, len(frames), FOLLOWED_TOGETHER)]
+    with small_network():  # here already, as it is what a new thread finds that holds for it, too
+        return [one for seen in cores.map(lambda group: fit_mesh_in_each(group, square), groups) for one in seen]
 
 
 def _opening(landmarks: NDArray[np.float32]) -> float:

@@ -12,6 +12,7 @@ Everything works on a sliding window, so that memory does not grow with the clip
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 import cv2
@@ -24,6 +25,7 @@ from .brightness import EvenedFrames
 from .motion import Flow, Grey, MotionFinder, moved_along, pixel_grid
 from .regions import Weights, mouth_box, outside
 
+Way = tuple[Flow, NDArray[np.float32]]
 SmoothingMethod = Literal["light", "flow", "both"]
 
 CALMING = 0.5
@@ -102,15 +104,12 @@ class FlowAveragedFrames:
         stop = self.count if stop is None else min(stop, self.count)
         if start >= stop:
             return
-        first = max(0, start - 2)
         before: Frame | None = None  # the frame before, and its average with the one before that
         average_before: Frame | None = None
-        small_before: Grey | None = None
-        for index, frame in enumerate(self._source.frames(first, stop), first):
-            small = self._finder.reduced(frame)
+        for index, frame, way in self._with_ways(max(0, start - 2), stop):
             result = average = frame
-            if before is not None and average_before is not None and small_before is not None:
-                where, share = self._way_back(small, small_before)
+            if before is not None and average_before is not None and way is not None:
+                where, share = way.result()
                 rest = 1 - share
                 # Fixed-point maps serve both pictures, each then in two thirds of the time.
                 maps = cv2.convertMaps(where, None, cv2.CV_16SC2)
@@ -118,9 +117,23 @@ class FlowAveragedFrames:
                 result = cv2.blendLinear(_moved(average_before, maps), frame, share, rest)
             if index >= start:
                 yield result.copy() if result is frame else result
-            before, average_before, small_before = frame, average, small
+            before, average_before = frame, average
 
-    def _way_back(self, small: Grey, small_before: Grey) -> tuple[Flow, NDArray[np.float32]]:
+    def _with_ways(self, start: int, stop: int) -> Iterator[tuple[int, Frame, Future[Way] | None]]:
+        """Each frame with the way back from it; that of the next one is looked for meanwhile, on another core."""
+        with ThreadPoolExecutor(1, "sonic-flow") as ahead:
+            small_before: Grey | None = None
+            held: tuple[int, Frame, Future[Way] | None] | None = None
+            for index, frame in enumerate(self._source.frames(start, stop), start):
+                small = self._finder.reduced(frame)
+                way = None if small_before is None else ahead.submit(self._way_back, small, small_before)
+                if held:
+                    yield held
+                held, small_before = (index, frame, way), small
+            if held:
+                yield held
+
+    def _way_back(self, small: Grey, small_before: Grey) -> Way:
         """Where each pixel was one frame ago, and how much that place has to say about it."""
         flow = self._finder.flow(small, small_before)
         flow[np.abs(flow).max(axis=2) * float(self._finder.scale.max()) < STILL] = 0

@@ -14,6 +14,8 @@ from comfyui_sonic.sonic.errors import BadWeights
 from comfyui_sonic.sonic.model_files import convert
 from comfyui_sonic.sonic.postprocess.interpolation import FrameInterpolation
 
+pytestmark = pytest.mark.slow
+
 Files = dict[str, Path]
 
 

@@ -17,6 +17,8 @@ from comfyui_sonic.sonic.portrait import read_picture, resize
 from comfyui_sonic.sonic.postprocess.interpolation import between
 from comfyui_sonic.sonic.prepared import Face, PreparedData
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 SIDE = 64
 

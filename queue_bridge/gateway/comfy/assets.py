@@ -15,7 +15,7 @@ from aiohttp import web
 from blake3 import blake3
 
 from ...asset_records import Asset, blob_id
-from ...errors import BadJob
+from ...errors import BadJob, FileUnreachable
 from ...job import ID, JobRecord
 from ..body import TASK_BYTES, content_type, read_json
 from ..context import Asked, Gateway
@@ -137,10 +137,13 @@ async def get_content(request: web.Request, asked: Asked) -> web.StreamResponse:
     found = await found_asset(request.match_info["asset_id"], asked)
     if isinstance(found, Asset):
         return await send_file(request, path_of(found, gateway.places), found.name, found.type, shown="attachment")
-    place = await place_of_output(found, gateway)
+    try:
+        place = await result_place(found.record, gateway.places)
+    except (BadJob, FileUnreachable) as error:
+        raise Problem("gone", "The video lies where this gateway may not read.") from error
     if isinstance(place, LinkPlace):
-        raise web.HTTPFound(place.url)
-    return await send_file(request, place, output_name(found.record), kind_of(place))
+        return web.Response(status=302, headers={"Location": place.url})
+    return await send_file(request, place.path, output_name(found.record), kind_of(place.path))
 
 
 async def delete_asset(request: web.Request, asked: Asked) -> web.Response:
@@ -169,15 +172,6 @@ async def found_asset(asset_id: str, asked: Asked) -> Asset | OutputPlace:
     if asset_id not in found or not asked.caller.sees(found[asset_id].caller):
         raise _unknown()
     return found[asset_id]
-
-
-async def place_of_output(output: OutputPlace, gateway: Gateway) -> Path | LinkPlace:
-    """Where an output is. Raises Problem."""
-    try:
-        place = await asyncio.to_thread(result_place, output.record, gateway.places)
-    except BadJob as error:
-        raise Problem("gone", "The video lies where this gateway may not read.") from error
-    return place if isinstance(place, LinkPlace) else place.path
 
 
 async def _have_bytes(gateway: Gateway, caller: str, digest: str) -> bool:

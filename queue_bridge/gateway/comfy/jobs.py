@@ -17,7 +17,8 @@ from aiohttp import web
 from ...asset_records import Asset
 from ...errors import BadJob, BadWorkflow
 from ...job import ID, LABEL, JobRecord, checked_labels
-from ...workflow_match import Matched, asset_id_of, checked_workflow, is_saved_by_the_browser, matched
+from ...template_check import is_saved_by_the_browser
+from ...workflow_match import Matched, asset_id_of, checked_workflow, matched
 from ..body import TASK_BYTES, content_type, read_json
 from ..context import Asked, Gateway, record_of
 from ..fields import Field, checked
@@ -25,9 +26,8 @@ from ..listing import submitted_jobs
 from ..new_tasks import NewTask, digest_of, identified, looked_into, new_id, new_task, queued, with_duration
 from ..operations import JSON
 from ..problem import Problem
-from ..result_download import LinkPlace
 from ..uploads import Upload
-from .assets import found_asset, path_of, place_of_output
+from .assets import found_asset, path_of
 from .envelope import Refusal, of_bad_workflow
 from .job_view import Plan, job_view, own_address, plan_of, summary_of
 from .kept_request import WORKFLOW_FILE, KeptRequest, kept_request
@@ -136,9 +136,8 @@ async def _source(asked: Asked, found: Matched, name: str) -> Path | str:
         asset = await found_asset(asset_id, asked)
         if isinstance(asset, Asset):
             return path_of(asset, asked.gateway.places)
-        place = await place_of_output(asset, asked.gateway)
-        return asset.record.spec.output if isinstance(place, LinkPlace) else place
-    except Problem as problem:
+        return await asyncio.to_thread(asked.gateway.places.video_of, asset.record)
+    except (Problem, BadJob) as problem:
         error = BadWorkflow.at(node_id, field, "names a file that is not there or no longer kept; upload it again.")
         raise of_bad_workflow(error, "missing_asset") from problem
 
