@@ -80,6 +80,23 @@ def checked_workflow(workflow: object) -> Workflow:
     return workflow
 
 
+def in_order(workflow: Workflow) -> list[str]:
+    """The nodes in an order in which each comes behind those that it is connected to, as they are likely to run."""
+    found: dict[str, None] = {}
+    for start in workflow:
+        todo, begun = [start], set()
+        while todo:
+            node_id = todo[-1]
+            inputs = workflow[node_id]["inputs"].values()
+            before = [link[0] for value in inputs if (link := _link(value, workflow)) and link[0] not in found]
+            if node_id in begun or not before:
+                found.setdefault(todo.pop())
+                continue
+            begun.add(node_id)
+            todo += [one for one in reversed(before) if one not in begun]
+    return list(found)
+
+
 def matched(workflow: Workflow, templates: Mapping[str, Template]) -> Matched:
     """The template that a checked workflow is. Raises BadWorkflow that says what is different.
 

@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import time
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,13 @@ from comfy_sdk.exceptions import (
     WorkflowFormatUi,
 )
 from comfyui_sonic.queue_bridge.asset_records import AssetRecords
+from comfyui_sonic.queue_bridge.errors import BadWorkflow
 from comfyui_sonic.queue_bridge.gateway.places import Places
 from comfyui_sonic.queue_bridge.gateway.uploads import YOUNG_S, OldUploads
+from comfyui_sonic.queue_bridge.job import FILE, RAW
+from comfyui_sonic.queue_bridge.job_prompt import prompt_of
+from comfyui_sonic.queue_bridge.prompt_events import PromptResult
+from comfyui_sonic.queue_bridge.result_bundle import bundle
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
 from comfyui_sonic.queue_bridge.templates import SHIPPED
@@ -496,6 +502,101 @@ async def test_a_workflow_with_addresses_of_files_in_the_roots_needs_no_upload(
     job = await client.submit(client.workflows.from_json(workflow(**files)))
     record = await hands.claim()
     assert (record.task_id, record.spec.image) == (job.id, files["portrait__image"])
+
+
+PICTURES = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "x"}},
+    "2": {"class_type": "EmptyImage", "inputs": {"width": 1024, "height": 640, "batch_size": 1, "color": 0}},
+    "3": {"class_type": "SaveImage", "inputs": {"filename_prefix": "in/inverted", "images": ["1", 0]}},
+}
+
+
+@pytest.fixture
+async def raw_hands(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[GatewayHands]:
+    """A gateway that takes prompts of two node classes and of all those of PICTURES."""
+    classes = ("SaveLatent", *(str(node["class_type"]) for node in PICTURES.values()))
+    async with gateway_hands(redis_url, tmp_path, raw_nodes=classes) as hands:
+        monkeypatch.setenv("COMFY_BASE_URL", hands.address)
+        yield hands
+
+
+async def test_a_prompt_of_allowed_nodes_is_a_job_and_all_that_it_saves_its_outputs(
+    raw_hands: GatewayHands, tmp_path: Path
+) -> None:
+    async with AsyncComfy() as client:
+        wanted = client.workflows.from_json(copy.deepcopy(PICTURES))
+        wanted.set_input("1", "image", client.assets.from_bytes(picture(), filename="Anna.PNG"))
+        job = await client.submit(wanted, metadata={"a": "b"})
+        record = await raw_hands.claim()
+        assert (record.task_id, record.lane, record.spec.workflow) == (job.id, "768", RAW)
+        (uri,) = record.spec.files.values()
+        assert Path(uri.removeprefix("file://")).name == "file0.png"
+        assert Path(uri.removeprefix("file://")).read_bytes() == picture()
+        prompt = prompt_of(record, {}, raw_hands.settings.raw_nodes)
+        graph = prompt.graph({"file0": "sonic/x/file0.png"}, "sonic/x/video")
+        assert graph["1"]["inputs"]["image"] == "sonic/x/file0.png"
+        assert graph["3"]["inputs"]["filename_prefix"] == "sonic/x/video"
+
+        folder = tmp_path / "saved"
+        folder.mkdir()
+        for number in (1, 2):
+            (folder / f"video_0000{number}_.png").write_bytes(picture() + bytes([number]))
+        (folder / "secret.png").symlink_to("/etc/hostname")
+        names = ("video_00001_.png", "video_00002_.png", "secret.png")
+        shown = [{"filename": name, "subfolder": "", "type": "output"} for name in names]
+        seen = {"filename": names[0], "type": "temp"}
+        result = PromptResult("x", {"3": {"images": [*shown, seen], "animated": [True]}})
+        place = Path(record.spec.output.removeprefix("file://"))
+        members = bundle(result, record.spec.prompt, lambda file: folder / file.filename, folder, place)
+        await raw_hands.store.complete(record, {"bytes": place.stat().st_size, "files": members})
+
+        done = await job.wait()
+        assert [(one.name, one.type, one.content_type) for one in done.get_outputs("3")] == [
+            ("inverted_00001_.png", "image", "image/png"),
+            ("inverted_00002_.png", "image", "image/png"),
+        ]
+        assert [await one.to_bytes() for one in done.outputs] == [picture() + b"\1", picture() + b"\2"]
+        assert await done.outputs[1].to_bytes(range=(1, 3)) == picture()[1:4]
+        assert done.metadata == {"a": "b"}
+        assert (await done.get_workflow()).graph["2"] == PICTURES["2"]
+        assert (await client.assets.get(done.outputs[1].id)).file_path == "inverted_00002_.png"
+        whole = await raw_hands.get(f"/v1/tasks/{job.id}/result")
+        assert (whole.status, whole.headers["Content-Type"]) == (200, "application/zip")
+        with zipfile.ZipFile(io.BytesIO(whole.body)) as archive:
+            assert archive.namelist() == ["0/inverted_00001_.png", "1/inverted_00002_.png"]
+        place.write_bytes(b"not a ZIP")
+        with pytest.raises(ComfyError) as gone:
+            await done.outputs[0].to_bytes()
+        assert gone.value.code == "output_unavailable"
+
+
+async def test_a_prompt_with_a_node_that_is_not_allowed_is_refused_here_and_by_every_instance(
+    raw_hands: GatewayHands,
+) -> None:
+    async with AsyncComfy() as client:
+        wanted = copy.deepcopy(PICTURES) | {"9": {"class_type": "RunAnything", "inputs": {}}}
+        with pytest.raises(InvalidWorkflow, match="'RunAnything' is not allowed here") as refused:
+            await client.submit(client.workflows.from_json(wanted))
+        assert list(refused.value.details["node_errors"]) == ["9"]
+        named = copy.deepcopy(PICTURES)
+        named["1"]["inputs"]["image"] = {FILE: "file:///etc/passwd"}  # type: ignore[index]
+        with pytest.raises(InvalidWorkflow, match="which no client may say"):
+            await client.submit(client.workflows.from_json(named))
+        named["1"]["inputs"]["image"] = {"__type": "core/ASSET", "info": {"id": "asset_0"}}  # type: ignore[index]
+        with pytest.raises(MissingAsset):
+            await client.submit(client.workflows.from_json(named))
+        large = copy.deepcopy(PICTURES) | {"4": {"class_type": "SaveLatent", "inputs": {"text": "x" * 70_000}}}
+        with pytest.raises(ComfyError, match="65536 are the limit"):
+            await client.submit(client.workflows.from_json(large))
+        await client.submit(client.workflows.from_json(copy.deepcopy(PICTURES)))
+    record = await raw_hands.claim()
+    for allowed in ((), ("LoadImage", "SaveImage")):
+        with pytest.raises(BadWorkflow, match="is not allowed here; an operator adds it to raw_nodes"):
+            prompt_of(record, {}, allowed)
+    asked = await raw_hands.post({**raw_hands.task(), "prompt": PICTURES})
+    assert asked.problem() == (422, "invalid")
+    asked = await raw_hands.post({**raw_hands.task(), "workflow": RAW})
+    assert asked.problem() == (422, "invalid")
 
 
 async def test_the_description_has_every_operation_of_the_contract(hands: GatewayHands) -> None:

@@ -47,7 +47,8 @@ _DESCRIBED = (
           schema={"additionalProperties": {"type": "string", "maxLength": LONGEST_LABEL}}),
 )  # fmt: skip
 # Every field that a job has; one that is not described here is a text.
-TASK = (*_DESCRIBED, *(Field(name, "string", "") for name in sorted(FIELDS - {one.name for one in _DESCRIBED})))
+OTHERS = sorted(FIELDS - {"prompt"} - {one.name for one in _DESCRIBED})  # a prompt comes by the Comfy API only
+TASK = (*_DESCRIBED, *(Field(name, "string", "") for name in OTHERS))
 DEFAULTS = tuple(one for one in TASK if one.name in {"config", "priority", "workflow", "consent_id"})
 FILES = ("image", "audio")
 
@@ -102,7 +103,8 @@ def new_task(
         if fields.get("output"):
             places.check_output(fields["output"])
         asked = {**fields, "task_id": task_id, "batch": fields.get("batch") or own_batch}
-        job = checked_job({"output": places.result_of(task_id).as_uri(), **asked, **laid}, gateway.templates)
+        whole = {"output": places.result_of(task_id).as_uri(), **asked, **laid}
+        job = checked_job(whole, gateway.templates, gateway.settings.raw_nodes)
     except (JobError, ValueError) as error:
         raise of_job_error(error) from error
     return NewTask(job.submission, job.warnings)

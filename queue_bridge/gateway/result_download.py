@@ -64,37 +64,48 @@ async def download_result(request: web.Request, asked: Asked) -> web.StreamRespo
         raise Problem("gone", "The video lies where this gateway may not read.") from error
     if isinstance(place, LinkPlace):
         return web.Response(status=302, headers={"Location": place.url})
-    name = f"{record.spec.name.rpartition('/')[2] or record.task_id}.mp4"
+    name = f"{record.spec.name.rpartition('/')[2] or record.task_id}{record.spec.suffix}"
     return await send_file(request, place.path, name, kind_of(place.path))
 
 
 def kind_of(path: Path) -> str:
     """The type of a result's content."""
-    return "video/mp4" if path.suffix.lower() == ".mp4" else "application/octet-stream"
+    kinds = {".mp4": "video/mp4", ".zip": "application/zip"}
+    return kinds.get(path.suffix.lower(), "application/octet-stream")
 
 
 async def send_file(
-    request: web.Request, path: Path, name: str, kind: str, *, shown: Literal["inline", "attachment"] = "inline"
+    request: web.Request,
+    path: Path,
+    name: str,
+    kind: str,
+    *,
+    shown: Literal["inline", "attachment"] = "inline",
+    window: tuple[int, int] | None = None,
 ) -> web.StreamResponse:
-    """A file, or the part that is asked for. name: for its reader. kind: of content. Raises Problem."""
+    """A file, or the part that is asked for. name: for its reader. kind: of content. Raises Problem.
+
+    window: the first byte and the number of bytes of it that are the file, for one that lies within another.
+    """
     try:
         file: BinaryIO = await asyncio.to_thread(_opened, path)
     except OSError as error:
         raise Problem("gone", "The file was removed, or its folder cannot be reached.") from error
     try:
         found = os.fstat(file.fileno())  # of what is sent, though another may lie in its place by now
-        tag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
+        begin, size = window or (0, found.st_size)
+        tag = f'"{found.st_mtime_ns:x}-{size:x}"' if window is None else f'"{found.st_mtime_ns:x}-{begin:x}-{size:x}"'
         if not _is_wanted(request, tag):
             return web.Response(status=304, headers={"ETag": tag})
-        part = _range(request, tag, found.st_size)
-        first, last = part or (0, found.st_size - 1)
+        part = _range(request, tag, size)
+        first, last = part or (0, size - 1)
         response = web.StreamResponse(status=206 if part else 200, headers=_headers(name, kind, shown, tag))
         if part:
-            response.headers["Content-Range"] = f"bytes {first}-{last}/{found.st_size}"
+            response.headers["Content-Range"] = f"bytes {first}-{last}/{size}"
         response.content_length = last - first + 1
         await response.prepare(request)
         if request.method != "HEAD":
-            await asyncio.to_thread(file.seek, first)
+            await asyncio.to_thread(file.seek, begin + first)
             left = last - first + 1
             while left and (chunk := await asyncio.to_thread(file.read, min(CHUNK, left))):
                 await response.write(chunk)

@@ -24,6 +24,7 @@ RESULT_VIEW = (
     Field("warnings", "array", "sentences", nullable=True, schema={"items": {"type": "string"}}),
     Field("report", "object", "what the pipeline says of it: engine, frames, fps, seconds, notes", nullable=True),
     Field("quality", "object", "what was measured of it", nullable=True),
+    Field("files", "array", "what is in a ZIP: node, name, bytes", nullable=True, schema={"items": {"type": "object"}}),
 )
 TASK_VIEW = (
     Field("task_id", "string", "its id", required=True),
@@ -61,7 +62,7 @@ def links_of(task_id: str) -> dict[str, str]:
 def task_view(record: JobRecord, places: Places) -> dict[str, Any]:
     """The object that TASK_VIEW describes."""
     spec, result = record.spec, record.result
-    shown = {name: None if places.is_own(uri) else uri for name, uri in _addresses(record)}
+    shown = {name: None if not uri or places.is_own(uri) else uri for name, uri in _addresses(record)}
     return {
         "task_id": record.task_id,
         "name": spec.name,

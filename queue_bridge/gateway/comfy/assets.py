@@ -16,7 +16,8 @@ from blake3 import blake3
 
 from ...asset_records import Asset, blob_id
 from ...errors import BadJob, FileUnreachable
-from ...job import ID, JobRecord
+from ...job import ID, RAW, JobRecord
+from ...result_bundle import window
 from ..body import TASK_BYTES, content_type, read_json
 from ..context import Asked, Gateway
 from ..fields import Field, checked, invalid
@@ -24,12 +25,12 @@ from ..new_tasks import digest_of, identified, new_id
 from ..operations import JSON, MULTIPART, PATTERNS
 from ..places import Places
 from ..problem import Problem
-from ..result_download import LinkPlace, kind_of, result_place, send_file
+from ..result_download import LinkPlace, result_place, send_file
 from ..task_view import time_text
 from ..tasks import MEGABYTE
 from ..uploads import received
 from .envelope import Refusal
-from .job_view import OUTPUT, content_url, kept_until_s, output_name, outputs_count, own_address
+from .job_view import OUTPUT, Output, content_url, kept_until_s, made_by, own_address
 
 FILE = "file"
 KIND = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,60}/[A-Za-z0-9!#$&^_.+-]{1,60}")
@@ -45,11 +46,12 @@ LIST = (Field("limit", "integer", "at most so many", low=1, high=200, default=50
 
 
 @dataclass(frozen=True)
-class OutputPlace:
+class JobOutput:
     """An output of a job. number: which of its outputs."""
 
     record: JobRecord
     number: int
+    output: Output
 
 
 async def post_asset(request: web.Request, asked: Asked) -> web.Response:
@@ -114,15 +116,15 @@ async def get_asset(request: web.Request, asked: Asked) -> web.Response:
     found = await found_asset(request.match_info["asset_id"], asked)
     if isinstance(found, Asset):
         return web.json_response(asset_view(found, gateway, base))
-    record, until = found.record, time_text(kept_until_s(found.record.ended_s, gateway))
+    record, output, until = found.record, found.output, time_text(kept_until_s(found.record.ended_s, gateway))
     asset_id = request.match_info["asset_id"]
     return web.json_response(
         {
             "id": asset_id,
             "hash": None,
-            "size_bytes": int((record.result or {}).get("bytes") or 0),
-            "content_type": "video/mp4",
-            "file_path": output_name(record),
+            "size_bytes": output.bytes,
+            "content_type": output.content_type,
+            "file_path": output.name,
             "created_at": time_text(record.ended_s or record.submitted_s),
             "url": content_url(base, asset_id),
             "url_expires_at": until,
@@ -143,7 +145,13 @@ async def get_content(request: web.Request, asked: Asked) -> web.StreamResponse:
         raise Problem("gone", "The video lies where this gateway may not read.") from error
     if isinstance(place, LinkPlace):
         return web.Response(status=302, headers={"Location": place.url})
-    return await send_file(request, place.path, output_name(found.record), kind_of(place.path))
+    return await send_file(
+        request,
+        place.path,
+        found.output.name,
+        found.output.content_type,
+        window=await asyncio.to_thread(_window, found, place.path),
+    )
 
 
 async def delete_asset(request: web.Request, asked: Asked) -> web.Response:
@@ -160,18 +168,29 @@ async def delete_asset(request: web.Request, asked: Asked) -> web.Response:
     return web.Response(status=204)
 
 
-async def found_asset(asset_id: str, asked: Asked) -> Asset | OutputPlace:
+async def found_asset(asset_id: str, asked: Asked) -> Asset | JobOutput:
     """The file with this id. Raises Problem "not-found" also for another caller's."""
     gateway = asked.gateway
     if match := OUTPUT.fullmatch(asset_id):
         record = await gateway.view.job(match[2])
-        if record and asked.caller.sees(record.caller) and int(match[1]) < outputs_count(record):
-            return OutputPlace(record, int(match[1]))
-        raise _unknown()
+        made = made_by(record) if record and asked.caller.sees(record.caller) else []
+        if record is None or int(match[1]) >= len(made):
+            raise _unknown()
+        return JobOutput(record, int(match[1]), made[int(match[1])])
     found = await gateway.assets.find([asset_id]) if ID.fullmatch(asset_id) else {}
     if asset_id not in found or not asked.caller.sees(found[asset_id].caller):
         raise _unknown()
     return found[asset_id]
+
+
+def _window(found: JobOutput, path: Path) -> tuple[int, int] | None:
+    """Where in the file of a job an output lies, when that has several. Raises Problem."""
+    if found.record.spec.workflow != RAW:
+        return None
+    try:
+        return window(path, found.number)
+    except OSError as error:
+        raise Problem("gone", "The file was removed, or its folder cannot be reached.") from error
 
 
 async def _have_bytes(gateway: Gateway, caller: str, digest: str) -> bool:

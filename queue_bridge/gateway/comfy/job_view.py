@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import re
 import time
 from collections.abc import Mapping
@@ -11,10 +12,11 @@ from typing import Any
 
 from aiohttp import web
 
-from ...job import ID, JobRecord
+from ...job import ID, RAW, JobRecord
 from ...prompt_events import title_of
 from ...states import State
 from ...templates import Template
+from ...workflow_match import in_order
 from ..context import Gateway
 from ..operations import COMFY
 from ..task_view import time_text
@@ -33,6 +35,7 @@ STATUSES: Mapping[State, str] = MappingProxyType(
 ERROR_CODES: Mapping[str, str] = MappingProxyType(
     {"bad input": "invalid_input", "out of memory": "out_of_memory", "device fault": "device_fault"}
 )
+KINDS = ("image", "video", "audio", "text")
 LAST_STAGE = "Publish"  # of a job whose nodes have all run (worker.py)
 OUTPUT = re.compile(rf"out([0-9]{{1,4}})-({ID.pattern})")
 
@@ -63,12 +66,11 @@ class Plan:
 
 
 def plan_of(template: Template | None, kept: KeptRequest | None) -> Plan:
-    """The nodes of a job, by the ids that its client knows."""
-    if template is None:
-        return Plan()
-    ids = kept.nodes if kept else {}
-    nodes = [(ids.get(one, one), str(node["class_type"]), title_of(node)) for one, node in template.graph.items()]
-    return Plan(tuple(nodes), ids.get(template.result_node, template.result_node))
+    """The nodes of a job, by the ids that its client knows. template: None of a job that has its own prompt."""
+    graph, ids = template.graph if template else kept.workflow if kept else {}, kept.nodes if kept else {}
+    nodes = [(ids.get(one, one), str(graph[one]["class_type"]), title_of(graph[one])) for one in in_order(graph)]
+    result_node = template.result_node if template else ""
+    return Plan(tuple(nodes), ids.get(result_node, result_node))
 
 
 def status_of(record: JobRecord) -> str:
@@ -128,29 +130,51 @@ def kept_until_s(last_s: float | None, gateway: Gateway) -> float:
     return (last_s or time.time()) + gateway.settings.retention_days * 86_400
 
 
-def outputs_of(record: JobRecord, plan: Plan, gateway: Gateway, base: str) -> list[dict[str, Any]]:
-    """The objects that the contract calls Output; they are assets, too."""
+@dataclass(frozen=True)
+class Output:
+    """One file that a job has made. node: that saved it; '' for the template's result node."""
+
+    node: str
+    name: str
+    bytes: int
+
+    @property
+    def content_type(self) -> str:
+        return mimetypes.guess_type(self.name)[0] or "application/octet-stream"
+
+    @property
+    def type(self) -> str:
+        """What the contract calls it."""
+        kind = self.content_type.partition("/")[0]
+        return "latent" if self.name.endswith(".latent") else kind if kind in KINDS else "file"
+
+
+def made_by(record: JobRecord) -> list[Output]:
+    """What a job has made, as soon as it has completed."""
     if record.state is not State.COMPLETED:
         return []
-    return [output_view(record, plan, gateway, base, number) for number in range(outputs_count(record))]
+    result = record.result or {}
+    if record.spec.workflow == RAW:
+        return [Output(str(one["node"]), str(one["name"]), int(one["bytes"])) for one in result.get("files") or ()]
+    name = f"{record.spec.name.rpartition('/')[2] or record.task_id}.mp4"
+    return [Output("", name, int(result.get("bytes") or 0))]
 
 
-def outputs_count(record: JobRecord) -> int:
-    return int(record.state is State.COMPLETED)
+def outputs_of(record: JobRecord, plan: Plan, gateway: Gateway, base: str) -> list[dict[str, Any]]:
+    """The objects that the contract calls Output; they are assets, too."""
+    return [_output_view(one, number, record, plan, gateway, base) for number, one in enumerate(made_by(record))]
 
 
-def output_name(record: JobRecord) -> str:
-    return f"{record.spec.name.rpartition('/')[2] or record.task_id}.mp4"
-
-
-def output_view(record: JobRecord, plan: Plan, gateway: Gateway, base: str, number: int) -> dict[str, Any]:
+def _output_view(
+    output: Output, number: int, record: JobRecord, plan: Plan, gateway: Gateway, base: str
+) -> dict[str, Any]:
     asset_id = f"out{number}-{record.task_id}"
     return {
-        "node_id": plan.result_node,
-        "name": output_name(record),
-        "type": "video",
-        "content_type": "video/mp4",
-        "size_bytes": int((record.result or {}).get("bytes") or 0),
+        "node_id": output.node or plan.result_node,
+        "name": output.name,
+        "type": output.type,
+        "content_type": output.content_type,
+        "size_bytes": output.bytes,
         "id": asset_id,
         "hash": None,
         "url": content_url(base, asset_id),

@@ -16,9 +16,10 @@ from aiohttp import web
 
 from ...asset_records import Asset
 from ...errors import BadJob, BadWorkflow
-from ...job import ID, LABEL, JobRecord, checked_labels
+from ...job import FILE, ID, LABEL, RAW, JobRecord, checked_labels
+from ...raw_prompt import check_classes
 from ...template_check import is_saved_by_the_browser
-from ...workflow_match import Matched, asset_id_of, checked_workflow, matched
+from ...workflow_match import Matched, Workflow, asset_id_of, checked_workflow, matched
 from ..body import TASK_BYTES, content_type, read_json
 from ..context import Asked, Gateway, record_of
 from ..fields import Field, checked
@@ -36,6 +37,7 @@ LABELS = "metadata"
 FILTERS = 3
 LOOKED_AT = 2000  # jobs, for one page of a list
 INPUTS = ("image", "audio")
+SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
 CURSOR = re.compile(rf"[0-9]{{1,15}}-[0-9]{{1,10}}_{ID.pattern}")
 JOB = (
     Field("workflow", "object", "a prompt in ComfyUI's API format", required=True),
@@ -51,12 +53,23 @@ LIST = (
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A request that can be carried out. fields: of the task. sources: files that it is to have, by field."""
+    """A request that can be carried out.
 
-    matched: Matched
+    found: the template that it is, or None for a prompt of its own. fields: of the task. sources: files that it is to
+    have, or their addresses, by field; places: (node, input) of each. kept: what it was.
+    """
+
+    found: Matched | None
     fields: Mapping[str, Any]
-    sources: Mapping[str, Path]
+    sources: Mapping[str, Path | str]
+    places: Mapping[str, tuple[tuple[str, str], ...]]
     kept: KeptRequest
+
+    def place_of(self, name: str) -> tuple[str, str]:
+        """Where in the workflow a field is set: node and input."""
+        if name in self.places:
+            return self.places[name][0]
+        return self.found.place_of(name) if self.found else ("", "")
 
 
 async def create_job(request: web.Request, asked: Asked) -> web.Response:
@@ -81,40 +94,55 @@ async def create_job(request: web.Request, asked: Asked) -> web.Response:
     record = await gateway.view.job(found.id)
     if record is None:
         raise Problem("not-found", "The job of this request is no longer kept.")
-    plan = plan_of(wanted.matched.template, wanted.kept)
+    plan = plan_of(wanted.found.template if wanted.found else None, wanted.kept)
     headers = {"Location": f"{request.path}/{found.id}"} | ({} if found.first else {"Idempotency-Replayed": "true"})
     return web.json_response(job_view(record, plan, gateway, own_address(request)), status=201, headers=headers)
 
 
 async def _wanted(asked: Asked, body: Mapping[str, Any]) -> _Wanted:
     """What a request asks for. Raises Problem."""
-    workflow = body["workflow"]
+    workflow, settings = body["workflow"], asked.gateway.settings
     if is_saved_by_the_browser(workflow):
         raise Refusal("workflow_format_ui", "This is a graph as the browser saves it; send File > Export (API).")
+    fields: dict[str, Any] = {"priority": "priority" if body.get("priority", 0) > 0 else "normal"}
     try:
-        labels = checked_labels(body.get(LABELS) or {})
+        fields["labels"] = checked_labels(body.get(LABELS) or {})
     except BadJob as error:
         raise Refusal("metadata_invalid", str(error).replace("labels:", "metadata:", 1)) from error
     try:
-        found = await asyncio.to_thread(matched, checked_workflow(workflow), asked.gateway.templates)
+        checked_workflow(workflow)
+        try:
+            found = await asyncio.to_thread(matched, workflow, asked.gateway.templates)
+        except BadWorkflow:
+            if not settings.raw_nodes:
+                raise
+            check_classes(workflow, settings.raw_nodes)
+            return await _raw(asked, workflow, fields)
     except BadWorkflow as error:
         raise of_bad_workflow(error) from error
-    fields: dict[str, Any] = {
-        "workflow": found.template.name,
-        "config": dict(found.config),
-        "labels": labels,
-        "priority": "priority" if body.get("priority", 0) > 0 else "normal",
-        "name": _name_of(found),
-    }
-    sources: dict[str, Path] = {}
+    fields |= {"workflow": found.template.name, "config": dict(found.config), "name": _name_of(found)}
+    sources: dict[str, Path | str] = {}
     for name in INPUTS:
         if name in found.template.filled:
-            place = await _source(asked, found, name)
-            if isinstance(place, Path):
-                sources[name] = place
-            else:
-                fields[name] = place
-    return _Wanted(found, fields, sources, KeptRequest(workflow, found.nodes))
+            sources[name] = await _source(asked, found.filled.get(name), found.place_of(name))
+    return _Wanted(found, fields, sources, {}, KeptRequest(workflow, found.nodes))
+
+
+async def _raw(asked: Asked, workflow: Workflow, fields: Mapping[str, Any]) -> _Wanted:
+    """What a prompt of a client's own asks for. Raises Problem."""
+    places: dict[str, tuple[tuple[str, str], ...]] = {}
+    for node_id, node in workflow.items():
+        for name, value in node["inputs"].items():
+            if isinstance(value, dict) and FILE in value:
+                raise of_bad_workflow(BadWorkflow.at(node_id, name, f"holds '{FILE}', which no client may say."))
+            if (asset_id := asset_id_of(value)) is not None:
+                places[asset_id] = (*places.get(asset_id, ()), (node_id, name))
+    sources, named = {}, {}
+    for number, found in enumerate(places.values()):
+        (node_id, name), *_ = found
+        sources[f"file{number}"] = await _source(asked, workflow[node_id]["inputs"][name], found[0])
+        named[f"file{number}"] = found
+    return _Wanted(None, {**fields, "workflow": RAW}, sources, named, KeptRequest(workflow))
 
 
 def _name_of(found: Matched) -> str:
@@ -123,22 +151,23 @@ def _name_of(found: Matched) -> str:
     return "".join(letter for letter in prefix if letter.isprintable())[:200]
 
 
-async def _source(asked: Asked, found: Matched, name: str) -> Path | str:
-    """The file, or the address, that the workflow names as picture or sound. Raises Problem "missing_asset"."""
-    value, (node_id, field) = found.filled.get(name), found.place_of(name)
+async def _source(asked: Asked, value: Any, place: tuple[str, str]) -> Path | str:
+    """The file, or the address, that stands in an input of the workflow. Raises Problem "missing_asset"."""
     asset_id = asset_id_of(value)
     if asset_id is None and isinstance(value, str) and "://" in value:
         return value
     if asset_id is None:
-        error = BadWorkflow.at(node_id, field, "names no uploaded file; upload it, and set a reference (core/ASSET).")
+        error = BadWorkflow.at(*place, "names no uploaded file; upload it, and set a reference (core/ASSET).")
         raise of_bad_workflow(error, "missing_asset")
     try:
         asset = await found_asset(asset_id, asked)
         if isinstance(asset, Asset):
             return path_of(asset, asked.gateway.places)
+        if asset.record.spec.workflow == RAW:
+            raise BadJob("output", "lies in a ZIP.")
         return await asyncio.to_thread(asked.gateway.places.video_of, asset.record)
     except (Problem, BadJob) as problem:
-        error = BadWorkflow.at(node_id, field, "names a file that is not there or no longer kept; upload it again.")
+        error = BadWorkflow.at(*place, "names a file that is not there, or no longer kept; upload it.")
         raise of_bad_workflow(error, "missing_asset") from problem
 
 
@@ -153,17 +182,23 @@ async def _laid(asked: Asked, wanted: _Wanted, task_id: str) -> NewTask:
     try:
         await asyncio.to_thread(_link, upload, wanted)
         suffixes, seconds = await asyncio.to_thread(looked_into, upload)
+        suffixes |= {name: _suffix(wanted, name) for name in upload.files if name not in suffixes}
         fields, _ = with_duration(wanted.fields, seconds)
         files = {name: upload.folder / f"{name}{suffixes.get(name, '')}" for name in upload.files}
-        beside = next(iter(files.values()), upload.folder / WORKFLOW_FILE)
-        for name in INPUTS:  # each job has both; a template that takes none is given what lies there anyway
-            if name not in files and name not in fields:
-                files[name] = beside
+        if wanted.found is None:
+            fields["prompt"] = _prompt(wanted, files)
+            files = {"output": gateway.places.result_of(task_id).with_suffix(".zip")}
+        else:
+            fields |= {name: address for name, address in wanted.sources.items() if isinstance(address, str)}
+            beside = next(iter(files.values()), upload.folder / WORKFLOW_FILE)
+            for name in INPUTS:  # each job has both; a template that takes none is given what lies there anyway
+                if name not in files and name not in fields:
+                    files[name] = beside
         task = await asyncio.to_thread(new_task, gateway, asked.caller, fields, task_id, files)
         if not await asyncio.to_thread(upload.folder.is_dir):
             await _keep(upload, suffixes)
     except Problem as problem:
-        raise _at_its_node(problem, wanted.matched) from problem
+        raise _at_its_node(problem, wanted) from problem
     finally:
         await asyncio.shield(asyncio.to_thread(shutil.rmtree, part, ignore_errors=True))
     return task
@@ -182,6 +217,8 @@ def _link(upload: Upload, wanted: _Wanted) -> None:
     upload.part.mkdir()
     wanted.kept.write(upload.part)
     for name, source in wanted.sources.items():
+        if isinstance(source, str):
+            continue
         place = upload.part / name
         try:
             with contextlib.suppress(OSError):
@@ -189,16 +226,35 @@ def _link(upload: Upload, wanted: _Wanted) -> None:
             if not place.exists():
                 shutil.copyfile(source, place)
         except FileNotFoundError as error:
-            node_id, field = wanted.matched.place_of(name)
-            gone = BadWorkflow.at(node_id, field, "names a file whose bytes are gone; upload it again.")
+            gone = BadWorkflow.at(*wanted.place_of(name), "names a file whose bytes are gone; upload it again.")
             raise of_bad_workflow(gone, "missing_asset") from error
         upload.files[name] = place
 
 
-def _at_its_node(problem: Problem, found: Matched) -> Problem:
+def _suffix(wanted: _Wanted, name: str) -> str:
+    """What the name of a file of a prompt ends with, as its client calls it; its content is its node's to look at."""
+    node_id, field = wanted.place_of(name)
+    reference = wanted.kept.workflow[node_id]["inputs"][field]
+    found = SUFFIX.search(str(reference.get("info", {}).get("file_path", "")))
+    return found[0].lower() if found else ""
+
+
+def _prompt(wanted: _Wanted, files: Mapping[str, Path]) -> dict[str, Any]:
+    """The prompt that an instance is to run: the client's, with the addresses of its files."""
+    prompt = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in wanted.kept.workflow.items()}
+    for name, places in wanted.places.items():
+        source = wanted.sources[name]
+        for node_id, name_of_input in places:
+            prompt[node_id]["inputs"][name_of_input] = {
+                FILE: source if isinstance(source, str) else files[name].as_uri()
+            }
+    return prompt
+
+
+def _at_its_node(problem: Problem, wanted: _Wanted) -> Problem:
     """What is wrong with a parameter, as what is wrong with the node that has it."""
     field = str(problem.more.get("field", "")).removeprefix("config.")
-    node_id, name_of_input = found.place_of(field)
+    node_id, name_of_input = wanted.place_of(field)
     if problem.kind != "invalid" or isinstance(problem, Refusal) or not node_id:
         return problem
     reason = problem.detail.partition(": ")[2] or problem.detail
