@@ -220,6 +220,10 @@ async def test_uploaded_files_lie_here_once_and_are_their_callers_own(
     whole = {"Authorization": f"Bearer {client._low._p.api_key}", "Range": "bytes=0-3"}
     part = await hands.get(f"/api/v2/assets/{ids[0]}/content", headers=whole)
     assert (part.status, part.body) == (206, picture()[:4])
+    fetched = await client.assets.from_url(f"{hands.address}/healthz")
+    await fetched.commit()
+    assert (await client.assets.get(fetched.id)).file_path == "healthz"
+    await fetched.delete()
     listed = (await hands.get("/api/v2/assets", client._low._p.api_key)).json["assets"]
     assert {one["id"] for one in listed} == set(ids)
 
@@ -387,6 +391,8 @@ async def test_cancelling_ends_a_job_and_changes_nothing_of_one_that_has_ended(
     hands: GatewayHands, client: AsyncComfy
 ) -> None:
     waiting = await client.submit(speaking(client))
+    with pytest.raises(TimeoutError):
+        await waiting.wait(timeout=0)
     assert (await waiting.cancel()).status == "canceled"
     with pytest.raises(JobFailed, match="ended canceled"):
         await waiting.result()
