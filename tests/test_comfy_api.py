@@ -261,6 +261,9 @@ async def test_bytes_are_taken_as_they_are_or_not_at_all(hands: GatewayHands, cl
         await client.assets.from_bytes(b"x" * 600_000, filename="x.png").commit()
     assert (large.value.http_status, large.value.code) == (413, "payload_too_large")
     assert await hands.kept("uploads") == []
+    for path in ("/api/v2/assets", "/v1/tasks"):
+        form = {"data": b"--x\r\nno header--x--\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
+        assert (await hands.ask("POST", path, client._low._p.api_key, **form)).status == 400
     tagged = await low.post_assets(io.BytesIO(b"x"), "text/html", "../x.html", file_size=1, tags=["a", "b"])
     assert (tagged.file_path, tagged.content_type) == ("x.html", "text/html")
     keyed = [

@@ -66,7 +66,7 @@ def build_app(
     app = web.Application(middlewares=[_unserved], client_max_size=0)
     app[GATEWAY] = gateway
     for operation in (*OPERATIONS, *COMFY_OPERATIONS, _described(templates)):
-        app.router.add_route(operation.method, operation.path, _served(operation))
+        app.router.add_route(operation.method, operation.route, _served(operation))
     app.on_response_prepare.append(_with_headers)
     app.cleanup_ctx.append(_sweep)
     return app

@@ -16,6 +16,7 @@ from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ..asset_records import AssetRecords
 from ..job_files import NO_ROOM
@@ -30,6 +31,8 @@ log = logging.getLogger("sonic.gateway.uploads")
 
 TEXT_BYTES = 65_536  # of a field of a form
 PARTS = 64
+# What aiohttp raises for a form that is none.
+UNREADABLE = (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError)
 KEPT_FREE = 256 << 20  # bytes of the disk that uploads leave free
 YOUNG_S = 3600.0  # an upload whose job is not there yet is kept for so long
 SWEEP_S = 600.0
@@ -124,7 +127,7 @@ async def received(
                     left -= await _write(upload, key, part, patience, left, limit, digest)
             else:
                 raise Problem("bad-request", f"A form has at most {PARTS} parts here.")
-        except (ValueError, AssertionError, RuntimeError, LookupError) as error:
+        except UNREADABLE as error:
             raise Problem("bad-request", "The body is no multipart/form-data that can be read.") from error
         yield upload
 
