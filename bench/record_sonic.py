@@ -40,6 +40,7 @@ CHUNK_STATES, CHUNK_MEL, CHUNK_FRAMES = 1500, 3000, 375  # of 30 s
 KEPT_HIDDEN, KEPT_LONG_TOKENS, STORED_EVERY = 40, 2, 3
 DECODED_FRAMES, DECODE_CHUNK = 10, 8
 MOST_UNITS = 10000
+MOST_SIDE = 4000  # of a drawn size
 TENSORS = "golden.safetensors"
 
 
@@ -224,7 +225,8 @@ def drawn_sizes(count: int, source: random.Random) -> list[dict[str, Any]]:
     cases = []
     for _ in range(count):
         width, height = source.randint(64, 1400), source.randint(64, 1400)
-        cases.append({"width": width, "height": height, "min_resolution": source.randint(64, 800)})
+        highest = min(800, MOST_SIDE * min(width, height) // max(width, height))
+        cases.append({"width": width, "height": height, "min_resolution": source.randint(64, highest)})
     return cases
 
 
@@ -244,10 +246,11 @@ def resized(published: Published, cases: list[dict[str, Any]]) -> list[dict[str,
 def record(published: Published, options: argparse.Namespace, config: dict[str, Any]) -> Tensors:
     """Every stage in its order; adds to ``config`` what the folder's golden.json says besides its settings."""
     kept: Tensors = {}
-    every, few = options.clip_images_step, options.tokens
+    every, few = options.pixel_step, options.tokens
     # Picture
     data = published.prepared(options.portrait, options.speech, config["bbox_xywh"], config["res"])
-    kept["ref_img"], kept["face_mask"] = data["ref_img"], data["face_mask"]
+    kept["ref_img"] = data["ref_img"][:, ::every, ::every]
+    kept["face_mask"] = data["face_mask"] if every == 1 else data["face_mask"][:1]
     kept["clip_images"] = data["clip_images"][:, ::every, ::every]
     embeds = kept["image_embeds"] = published.clip(data["clip_images"][None]).image_embeds
     mask = data["face_mask"][:1]
@@ -304,7 +307,7 @@ def record(published: Published, options: argparse.Namespace, config: dict[str, 
     enough = min((count for count in config["frames"] if count > DECODE_CHUNK), default=max(config["frames"]))
     kept["decode_in"] = kept[f"loop{enough}_latents"][:, :DECODED_FRAMES].clone()
     video = published.decoded(kept["decode_in"])
-    kept["decoded_01"] = video[:, :, ::STORED_EVERY]
+    kept["decoded_01"] = video[:, :, ::STORED_EVERY, ::every, ::every]
     for name, frame in (("rife_a", 0), ("rife_b", 1)):
         kept[name] = torch.nn.functional.interpolate(video[:, :, frame], tuple(options.interpolated))
     kept["rife_mid"] = published.rife.inference(kept["rife_a"], kept["rife_b"]).clamp(0, 1)
@@ -348,7 +351,7 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--interpolated", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), default=[128, 160])
     parser.add_argument("--mel", type=int, default=400, help="mel frames of the speech to keep")
     parser.add_argument("--tokens", type=int, default=8, help="frames of the speech whose tokens are kept")
-    parser.add_argument("--clip-images-step", type=int, default=1, help="keep every such pixel of CLIP's picture")
+    parser.add_argument("--pixel-step", type=int, default=1, help="keep every such pixel of what is only compared")
     parser.add_argument(
         "--against", type=Path, metavar="DIR", help="compare with this folder and print the differences"
     )
@@ -381,7 +384,7 @@ def main(argv: list[str] | None = None) -> None:
     with torch.inference_mode():
         published = Published(options.published.resolve(), config, options.seed)
         config["fps"] = float(published.settings.fps)
-        config["clip_images_step"] = options.clip_images_step
+        config["pixel_step"] = options.pixel_step
         source = random.Random(options.seed)
         crops = drawn_crops(len(like["crops"]), source) if drawn else like["crops"]
         config["crops"] = cropped(published, [dict(case) for case in crops])
@@ -391,7 +394,7 @@ def main(argv: list[str] | None = None) -> None:
     config["keys"] = published.keys
     options.out.mkdir(parents=True, exist_ok=True)
     save_file({name: value.float().contiguous().clone() for name, value in tensors.items()}, options.out / TENSORS)
-    (options.out / "golden.json").write_text(json.dumps(config), encoding="utf-8")
+    (options.out / "golden.json").write_text(json.dumps(config, separators=(",", ":")), encoding="utf-8")
     for given, name in ((options.portrait, "portrait.png"), (options.speech, "speech.wav"), (options.long, "long.wav")):
         if given.resolve() != (options.out / name).resolve():
             shutil.copyfile(given, options.out / name)

@@ -90,6 +90,11 @@ class Recorded:
             made["embed_positions.weight"] = sinusoids(1500, self.config["whisper"]["d_model"])
         return made
 
+    def sparse(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Those pixels of (..., height, width) that are kept of what is only compared."""
+        step = self.config.get("pixel_step", 1)
+        return pixels[..., ::step, ::step]
+
     @property
     def long_spans(self) -> dict[str, list[list[int]]]:
         """Ranges of mel frames, padded states and frames of tokens that are kept of the long sound."""

@@ -48,13 +48,13 @@ def test_sizes_and_crops(recorded: Any) -> None:
 
 
 def test_picture_and_face_mask(recorded: Any, picture: Frame, native: Any) -> None:
-    assert torch.equal(native.autoencoder.signed(picture)[0], recorded["ref_img"])
+    assert torch.equal(recorded.sparse(native.autoencoder.signed(picture)[0]), recorded["ref_img"])
     x, y, w, h = recorded.config["bbox_xywh"]
     width, height = recorded.config["image_size_wh"]
     mask = face_mask((x, y, x + w, y + h), width, height)
     scaled = resize(np.repeat(mask[..., None], 3, axis=2), (picture.shape[1], picture.shape[0]))
     found = torch.from_numpy(scaled).permute(2, 0, 1).float() / 255
-    assert torch.equal(found, recorded["face_mask"])
+    assert torch.equal(found, recorded["face_mask"].expand_as(found))  # of which one channel may be kept
     reduced = native.network.FaceMask(found[0])
     for name, factor in (("mask_down_latent", 8), ("mask_down_latent4", 32)):
         grid = found.shape[1] // factor, found.shape[2] // factor
@@ -63,8 +63,7 @@ def test_picture_and_face_mask(recorded: Any, picture: Frame, native: Any) -> No
 
 def test_image_encoder(recorded: Any, picture: Frame, native: Any, image_encoder: Any, relative_rms: Measure) -> None:
     seen = native.image_encoder.normalised(resize(picture, (image_encoder.side, image_encoder.side)))
-    step = recorded.config.get("clip_images_step", 1)
-    torch.testing.assert_close(seen[0, :, ::step, ::step], recorded["clip_images"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(recorded.sparse(seen[0]), recorded["clip_images"], rtol=0, atol=1e-6)
     assert relative_rms(image_encoder.encode(picture), recorded["image_embeds"]) <= 1e-5
 
 
@@ -221,7 +220,7 @@ def test_autoencoder_decodes_in_chunks_of_eight(
     recorded: Any, native: Any, autoencoder: Any, relative_rms: Measure
 ) -> None:
     latents = recorded["decode_in"][0] / native.autoencoder.LATENT_SCALE
-    found = autoencoder.decode(latents)[::3]
+    found = recorded.sparse(autoencoder.decode(latents)[::3])
     assert relative_rms(found.transpose(0, 1)[None], recorded["decoded_01"]) <= 1e-4
 
 
@@ -232,45 +231,3 @@ def test_interpolation(recorded: Any, relative_rms: Measure) -> None:
     with torch.inference_mode():
         found = network(recorded["rife_a"], recorded["rife_b"])
     assert relative_rms(found, recorded["rife_mid"]) <= 1e-4
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_near(
-    dtype: torch.dtype, recorded: Any, native: Any, relative_rms: Measure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Weights and arithmetic in half precision, as on a graphics card."""
-    monkeypatch.setattr(native.model.comfy.model_management, "unet_manual_cast", lambda *_: None)
-    unet = native.model.load_unet(recorded.weights("unet"), "unet.pth", dtype, recorded.head_channels)
-    frames = min(recorded.config["frames"])
-    tokens = recorded["audio_tokens"][torch.arange(frames) % len(recorded["audio_tokens"])]
-    conditioning = native.guider.Conditioning(
-        recorded["ref_mean"],
-        recorded["image_embeds"],
-        tokens,
-        recorded["audio_uncond_token"],
-        recorded["audio_buckets"].flatten(1)[:frames],
-        native.network.FaceMask(recorded["face_mask"][0]),
-    )
-    noise = recorded[f"loop{frames}_noise"][0]
-    found = native.guider.denoise(unet, conditioning, noise, 1)
-    whole = native.model.load_unet(recorded.weights("unet"), "unet.pth", torch.float32, recorded.head_channels)
-    assert relative_rms(found, native.guider.denoise(whole, conditioning, noise, 1)) <= 0.1
-    assert found.dtype == torch.float32
-
-
-def test_branches_one_by_one_give_the_same_as_together(
-    recorded: Any, native: Any, unet: Any, relative_rms: Measure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frames = 3
-    conditioning = native.guider.Conditioning(
-        recorded["ref_mean"],
-        recorded["image_embeds"],
-        recorded["audio_tokens"][:frames],
-        recorded["audio_uncond_token"],
-        recorded["audio_buckets"].flatten(1)[:frames],
-        native.network.FaceMask(recorded["face_mask"][0]),
-    )
-    noise = next(recorded[f"loop{count}_noise"][0, :frames] for count in recorded.config["frames"] if count >= frames)
-    together = native.guider.denoise(unet, conditioning, noise, 1)
-    monkeypatch.setattr(unet.model, "memory_required", lambda *_, **__: 2.0**60)  # so that no two fit together
-    assert relative_rms(native.guider.denoise(unet, conditioning, noise, 1), together) <= 1e-4
