@@ -207,8 +207,9 @@ def drawn_crops(count: int, source: random.Random) -> list[dict[str, Any]]:
     cases = []
     for _ in range(count):
         width, height = source.randint(200, 2000), source.randint(200, 2000)
-        left, top = source.randint(0, width - 60), source.randint(0, height - 60)
-        box = [left, top, source.randint(left + 40, width), source.randint(top + 40, height)]
+        left, top = (source.randint(0, 4 * (side - 60)) / 4 for side in (width, height))
+        right, bottom = source.randint(int(left) + 40, width), source.randint(int(top) + 40, height) - 0.5
+        box = [left, top, right, bottom]
         ratio = source.choice((0.1, 0.15, 0.18, 0.2, 0.5, 1.0))
         cases.append({"bbox": box, "expand_ratio": ratio, "width": width, "height": height})
     return cases
