@@ -25,9 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--recorded",
         type=Path,
-        default=ROOT / "tests" / "data" / "golden",
+        action="append",
         metavar="DIR",
-        help="a folder with recorded numbers of the published Sonic (golden.json, *.safetensors, pictures, sounds)",
+        help="instead of those in tests/data: a folder with recorded numbers of the published Sonic (golden.json, "
+        "*.safetensors, pictures, sounds); may be given several times",
     )
 
 
