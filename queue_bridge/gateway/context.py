@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ..asset_records import AssetRecords
 from ..config import Settings
 from ..job import ID, JobRecord
 from ..queue_view import QueueView
@@ -32,6 +33,7 @@ class Gateway:
     keys: ApiKeys
     events: EventStream
     traffic: Traffic
+    assets: AssetRecords
     is_open: bool = False
 
 
