@@ -29,6 +29,7 @@ from comfyui_sonic.queue_bridge.store import Store
 from .gateway_load import gateway, submissions_to
 from .queue import database
 
+LASTING = ("followTask", "followBatch", "watch", "getJobEvents")
 LEFT_OUT = ("positive_data_acceptance", "use_after_free")
 
 
@@ -42,8 +43,7 @@ async def run(url: str, folder: Path, program: str, seconds: int) -> int:
         command = [
             *(program, "run", f"{address}/openapi.json", "--header", f"Authorization: Bearer {key}"),
             *("--exclude-checks", ",".join(LEFT_OUT), "--max-time", str(seconds), "--continue-on-failure"),
-            *("--exclude-operation-id", "followTask", "--exclude-operation-id", "followBatch"),
-            *("--exclude-operation-id", "watch"),
+            *(part for name in LASTING for part in ("--exclude-operation-id", name)),
         ]
         process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=dict(os.environ))
         return await process.wait()

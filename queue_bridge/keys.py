@@ -76,6 +76,18 @@ class Keys:
         """String with expiry: what a request with an idempotency key was, and the id that it was given."""
         return self._key("request:") + digest
 
+    def asset(self, asset_id: str) -> str:
+        """String with expiry: what is known of an uploaded file, as JSON."""
+        return self._key("asset:") + asset_id
+
+    def assets(self, caller: str) -> str:
+        """Sorted set: a caller's uploaded files by the time of their last use; some may have expired."""
+        return self._key("assets:") + caller
+
+    def blob(self, blob_id: str) -> str:
+        """Hash with expiry: where the bytes of uploaded files lie, and which files have them."""
+        return self._key("blob:") + blob_id
+
     @property
     def api_keys(self) -> str:
         """Hash: the API keys of the gateway by their ids, as JSON; revoked ones stay."""
@@ -255,6 +267,9 @@ class Keys:
             "CALLERS": self.callers,
             "UNENDED": self.unended,
             "BUCKET_OF": self.bucket(""),
+            "ASSET": self.asset(""),
+            "ASSETS": self.assets(""),
+            "BLOB": self.blob(""),
             "LEASES": self.leases,
             "DELAYED": self.delayed,
             "DEAD": self.dead,

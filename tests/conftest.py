@@ -26,14 +26,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--recorded",
         type=Path,
-        default=ROOT / "tests" / "data" / "golden",
+        action="append",
         metavar="DIR",
-        help="a folder with recorded numbers of the published Sonic (golden.json, *.safetensors, pictures, sounds)",
+        help="instead of those in tests/data: a folder with recorded numbers of the published Sonic (golden.json, "
+        "*.safetensors, pictures, sounds); may be given several times",
     )
+
+
+# What starts servers or takes times runs while nothing else does; the rest of the tests use all cores.
+ALONE_FIXTURES = {"bridge", "comfyui", "rabbitmq_url"}
+ALONE_MODULES = {"test_celery", "test_chaos", "test_departure", "test_instance", "test_lease", "test_quickstart"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first, then those that share the server, then the slow ones: a mistake shows within seconds."""
+    for item in items:
+        if ALONE_FIXTURES & set(getattr(item, "fixturenames", ())) or item.path.stem in ALONE_MODULES:
+            item.add_marker("alone")
 
     def cost(item: pytest.Item) -> int:
         if item.get_closest_marker("slow"):

@@ -289,7 +289,7 @@ async def test_a_finished_video_plays_with_its_report(hands: GatewayHands, page:
     await page.open("about:blank")
     await page.open(hands.address)
     await page.button("Play: anna")
-    await page.sees("The video was removed", "dialog")
+    await page.sees("The file was removed", "dialog")
 
 
 async def test_a_key_is_asked_for_and_stays_in_the_tab(hands: GatewayHands, page: Page) -> None:

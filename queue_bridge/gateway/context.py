@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from ..asset_records import AssetRecords
 from ..config import Settings
 from ..job import ID, JobRecord
 from ..queue_view import QueueView
@@ -38,6 +39,7 @@ class Gateway:
     traffic: Traffic
     overview: SharedOverview
     thumbnails: Thumbnails
+    assets: AssetRecords
     is_open: bool = False
 
 

@@ -45,9 +45,13 @@ class EventLine:
         self._unsent.append(f"retry: {RETRY_MS}\n\n")
 
     def send(self, kind: str, event_id: str, data: Mapping[str, Any]) -> None:
-        """To be sent with what comes right after it: much happens at once when many tasks are followed."""
+        """To be sent with what comes right after it: much happens at once when many tasks are followed.
+
+        event_id: '' where nobody comes back to it.
+        """
         said = json.dumps(data, ensure_ascii=False)
-        self._unsent.append(f"event: {kind}\nid: {event_id}\ndata: {said}\n\n")
+        named = f"id: {event_id}\n" if event_id else ""
+        self._unsent.append(f"event: {kind}\n{named}data: {said}\n\n")
 
     def beat(self) -> None:
         self._unsent.append(": still here\n\n")

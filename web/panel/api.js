@@ -82,7 +82,7 @@ export function upload(path, form, { once, progress = () => {} }) {
 }
 
 /** A video in parts, as an element that plays it can send no key. progress: takes 0 to 1. Raises Problem. */
-export async function inParts(path, { progress = () => {}, signal }) {
+export async function inParts(path, kind, { progress = () => {}, signal }) {
   let parts = [];
   let [at, total, tag] = [0, Infinity, ""];
   while (at < total) {
@@ -97,7 +97,7 @@ export async function inParts(path, { progress = () => {}, signal }) {
     tag = answer.headers.get("ETag") ?? "";
     progress(at / total);
   }
-  return new Blob(parts, { type: "video/mp4" });
+  return new Blob(parts, { type: kind });
 }
 
 export const taskPath = (id) => `/v1/tasks/${encodeURIComponent(id)}`;

@@ -53,13 +53,8 @@ export async function taskDialog(page, task, play) {
   async function player() {
     const path = `${taskPath(task.task_id)}/result`;
     const video = el("video", { controls: true, preload: "metadata", playsinline: true, "aria-label": nameOf(task) });
-    const save = el("a", { class: "button", download: `${nameOf(task)}.mp4`, text: t("download") });
     const wrong = (why) => stagePlace.replaceChildren(el("p", { class: "error", role: "alert", text: t("noVideo", { why }) }));
-    video.addEventListener("error", async () => {
-      const answer = await raw(path, { headers: { Range: "bytes=0-0" } }).catch((problem) => problem);
-      const problem = answer instanceof Error ? answer : answer.ok ? null : await problemOf(answer);
-      if (!abort.signal.aborted) wrong(problem ? page.sentence(problem) : t("noCodec"));
-    }, { once: true });
+    video.addEventListener("error", () => wrong(t("noCodec")), { once: true });
     const found = await get(`${taskPath(task.task_id)}/link`).catch((problem) => problem);
     if (abort.signal.aborted) return;
     if (found instanceof Error) return wrong(page.sentence(found));
@@ -67,11 +62,18 @@ export async function taskDialog(page, task, play) {
       const link = el("a", { class: "button", href: found.url, target: "_blank", rel: "noreferrer", text: t("openElsewhere") });
       return stagePlace.replaceChildren(el("p", { text: t("elsewhere") }), link);
     }
+    const begin = await raw(path, { headers: { Range: "bytes=0-0" } }).catch((problem) => problem);
+    if (abort.signal.aborted) return;
+    if (begin instanceof Error || !begin.ok) return wrong(page.sentence(begin.ok === false ? await problemOf(begin) : begin));
+    const kind = begin.headers.get("Content-Type");
+    const isVideo = kind.startsWith("video/"); // a graph of somebody's own may have made something else
+    const suffix = kind === "application/zip" ? "zip" : "mp4";
+    const save = el("a", { class: "button", download: `${nameOf(task)}.${suffix}`, text: t(isVideo ? "download" : "saveFile") });
     if (hasKey()) {
       const loaded = el("progress", { max: 1, value: 0, "aria-label": t("loadingVideo") });
       stagePlace.replaceChildren(el("p", { class: "quiet", text: t("loadingVideo") }), loaded);
       try {
-        const whole = await inParts(path, { progress: (part) => (loaded.value = part), signal: abort.signal });
+        const whole = await inParts(path, kind, { progress: (part) => (loaded.value = part), signal: abort.signal });
         address = URL.createObjectURL(whole);
       } catch (problem) {
         if (!abort.signal.aborted) wrong(page.sentence(problem));
@@ -79,10 +81,10 @@ export async function taskDialog(page, task, play) {
       }
       if (abort.signal.aborted) return;
     }
-    video.src = address || path;
+    if (isVideo) video.src = address || path;
     save.href = address || path;
-    stagePlace.replaceChildren(video, save);
-    if (play) video.play().catch(() => {}); // a browser may want a click first
+    stagePlace.replaceChildren(...(isVideo ? [video, save] : [save]));
+    if (play && isVideo) video.play().catch(() => {}); // a browser may want a click first
   }
 
   draw();
@@ -113,7 +115,7 @@ function about(task) {
   parts.push(part(t("asked"), facts([
     [t("id"), task.task_id], [t("template"), task.workflow], [t("priority"), t(`priority.${task.priority}`)],
     ...(task.batch ? [[t("batch"), task.batch]] : []), ...(task.consent_id ? [[t("consent"), task.consent_id]] : []),
-    ...Object.entries(task.config).map(([name, value]) => [name, String(value)]),
+    ...Object.entries(task.labels ?? {}), ...Object.entries(task.config).map(([name, value]) => [name, String(value)]),
   ])));
   parts.push(part(t("times"), facts([
     [t("submittedAt"), moment(task.submitted_at)],

@@ -35,7 +35,7 @@ const EN = {
   progressOf: "Progress of {name}", picture: "Portrait of {name}", noName: "(no name)",
   made: "{name} is finished.", hasFailed: "{name} has failed.",
 
-  download: "Save the video", loadingVideo: "Loading the video", noVideo: "The video cannot be played: {why}", elsewhere: "The video lies in another store.", openElsewhere: "Open it there", noCodec: "this browser cannot read it",
+  download: "Save the video", saveFile: "Save the file", loadingVideo: "Loading the video", noVideo: "The video cannot be played: {why}", elsewhere: "The video lies in another store.", openElsewhere: "Open it there", noCodec: "this browser cannot read it",
   warnings: "Warnings", quality: "Quality", report: "How it was made", asked: "What was asked for", times: "Times", error: "Error",
   id: "Id", template: "Template", size: "Size", seconds: "Took", resolution: "Resolution", degraded: "Made smaller than asked for, as the card's memory did not suffice.",
   submittedAt: "Submitted", startedAt: "Last start", endedAt: "Ended", attempts: "Starts", consent: "Consent", allGood: "Nothing to complain about.",
@@ -105,7 +105,7 @@ const ZH = {
   progressOf: "{name} 的进度", picture: "{name} 的人像", noName: "（未命名）",
   made: "{name} 已完成。", hasFailed: "{name} 失败了。",
 
-  download: "保存视频", loadingVideo: "正在加载视频", noVideo: "视频无法播放：{why}", elsewhere: "视频存放在其他存储中。", openElsewhere: "在那里打开", noCodec: "此浏览器无法读取",
+  download: "保存视频", saveFile: "保存文件", loadingVideo: "正在加载视频", noVideo: "视频无法播放：{why}", elsewhere: "视频存放在其他存储中。", openElsewhere: "在那里打开", noCodec: "此浏览器无法读取",
   warnings: "警告", quality: "质量", report: "制作信息", asked: "请求参数", times: "时间", error: "错误",
   id: "编号", template: "模板", size: "大小", seconds: "用时", resolution: "分辨率", degraded: "显存不足，视频比要求的小。",
   submittedAt: "提交", startedAt: "最近开始", endedAt: "结束", attempts: "启动次数", consent: "授权编号", allGood: "没有发现问题。",
