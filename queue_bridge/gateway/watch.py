@@ -13,6 +13,7 @@ from .api_keys import Caller
 from .context import Asked
 from .event_stream import Watcher
 from .followers import HEARTBEAT_S, LOOKED_BACK, EventLine, last_id, shown
+from .queue_info import FRESH_S
 
 LOOK_S = 1.0  # between two looks at the queue and the instances when no task moves
 TOGETHER_S = 0.25  # what happens within it is told in one event
@@ -51,11 +52,11 @@ async def watch_events(request: web.Request, asked: Asked) -> web.StreamResponse
 async def _tell(asked: Asked, watcher: Watcher, told: _Told, line: EventLine) -> None:
     """Until the gateway ends, or the client goes, which raises ConnectionError or TimeoutError."""
     clock = asyncio.get_running_loop().time
-    beat_s, is_away = clock() + HEARTBEAT_S, False
+    beat_s, look_s, is_away = clock() + HEARTBEAT_S, LOOK_S, False
     while not watcher.ended:
         await asyncio.sleep(TOGETHER_S)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(look_s):
                 await watcher.woken.wait()
         try:
             overview = await asked.gateway.overview.now()
@@ -69,7 +70,7 @@ async def _tell(asked: Asked, watcher: Watcher, told: _Told, line: EventLine) ->
             is_away = watcher.missed = False
             watcher.take()
             told.snapshot(watcher.last_id, overview)
-        told.changes(watcher)
+        look_s = FRESH_S if told.changes(watcher) else LOOK_S  # the overview may be from before them
         told.overview(watcher.last_id, overview)
         if told.is_empty and clock() >= beat_s:
             line.beat()
@@ -91,9 +92,11 @@ class _Told:
         self._overview = {"queue": overview.queue, "instances": overview.instances_for(self._caller)}
         self._send("snapshot", at, {"caller": _whoami(self._caller), **self._overview})
 
-    def changes(self, watcher: Watcher) -> None:
+    def changes(self, watcher: Watcher) -> bool:
+        """Whether there were any."""
         if events := watcher.take():
             self._send("changes", watcher.last_id, {"tasks": [shown(event) for event in events]})
+        return bool(events)
 
     def overview(self, at: str, overview: Any) -> None:
         now = {"queue": overview.queue, "instances": overview.instances_for(self._caller)}

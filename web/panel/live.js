@@ -67,7 +67,7 @@ export class Live {
       }
       this.#failures += 1;
       if (problem || this.#failures > 1) this.state("lost", problem);
-      const backOff = Math.min(LONGEST_WAIT_MS, 500 * 2 ** Math.min(this.#failures, 6));
+      const backOff = Math.min(LONGEST_WAIT_MS, 250 * 2 ** Math.min(this.#failures, 6));
       const wait = problem?.waitS ? problem.waitS * 1000 : backOff * (0.75 + Math.random() / 2);
       await new Promise((resolve) => {
         this.#wake = resolve;
