@@ -75,6 +75,9 @@ export function jobs(page, filters) {
         cursor = answer.next;
         looked = (goOn || request ? looked : 0) + LOOKED_A_REQUEST;
         if (!cursor || found.length >= A_PAGE) break;
+        if (!found.length) continue;
+        tasks = [...found]; // the rest of a long search follows
+        draw({ looks: true });
       }
     } catch (problem) {
       if (mine !== asked || gone) return;
@@ -88,7 +91,7 @@ export function jobs(page, filters) {
     draw();
   }
 
-  function draw() {
+  function draw({ looks = false } = {}) {
     const here = new Set(tasks.map((task) => task.task_id));
     for (const id of [...rows.keys()]) if (!here.has(id)) rows.delete(id);
     for (const task of tasks) {
@@ -98,7 +101,7 @@ export function jobs(page, filters) {
     }
     arrange(list, tasks.map((task) => rows.get(task.task_id).node));
     const filtered = filters.name || filters.state || filters.batch;
-    const unsure = Boolean(next) && tasks.length < A_PAGE;
+    const unsure = !looks && Boolean(next) && tasks.length < A_PAGE;
     show(list, tasks.length > 0);
     show(empty, tasks.length === 0 || unsure);
     say(empty, unsure ? t("lookedAt", { n: number(looked) }) : t(filtered ? "jobsNoMatch" : "jobsEmpty"));

@@ -20,7 +20,7 @@ const NOTICE_MS = 8000;
 const SAID_EVERY_MS = 10_000;
 const HIDDEN_MS = 60_000;
 const TICK_MS = 5000;
-const LOST_FOR_MS = 1500; // a line that comes back at once is no news
+const LOST_FOR_MS = 1000; // a line that comes back at once is no news
 
 const known = { state: "connecting", queue: null, instances: null, caller: null };
 const pictures = new Pictures();
@@ -241,12 +241,13 @@ function showQueue() {
 }
 
 function connection(state, problem) {
-  clearTimeout(lostTimer);
-  if (state === known.state) return;
   if (state === "lost" && known.state === "live") {
-    lostTimer = setTimeout(() => become("lost"), LOST_FOR_MS);
+    lostTimer ||= setTimeout(() => become("lost"), LOST_FOR_MS);
     return;
   }
+  clearTimeout(lostTimer);
+  lostTimer = 0;
+  if (state === known.state) return;
   become(state, problem);
 }
 
