@@ -9,7 +9,7 @@ status: that of schemathesis. Left out are
 - positive_data_acceptance: that a file lies in the folders that jobs may use, and that a parameter is one of the named
   template, cannot be said in a schema;
 - use_after_free: a task that DELETE has cancelled is still there to be looked at;
-- the streams of events, which last as long as their task.
+- the streams of events, which last as long as their task, or as somebody listens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from comfyui_sonic.queue_bridge.store import Store
 from .gateway_load import gateway, submissions_to
 from .queue import database
 
-LASTING = ("followTask", "followBatch", "getJobEvents")
+LASTING = ("followTask", "followBatch", "watch", "getJobEvents")
 LEFT_OUT = ("positive_data_acceptance", "use_after_free")
 
 

@@ -64,6 +64,10 @@ class Keys:
         """Stream: an entry for each job that a caller has submitted, as long as it is kept. caller: '' for none."""
         return self._key("submitted:") + caller
 
+    def batches(self, caller: str) -> str:
+        """Sorted set: the batches of a caller by the time when something was last put into them, in ms."""
+        return self._key("batches:") + caller
+
     def bucket(self, caller: str) -> str:
         """Hash with expiry: how many requests a caller may make now."""
         return self._key("bucket:") + caller
@@ -259,6 +263,7 @@ class Keys:
             "BATCH": self.batch(""),
             "IDEMPOTENCY": self._key("idempotency:"),
             "SUBMITTED": self.submitted(""),
+            "BATCHES": self.batches(""),
             "CALLERS": self.callers,
             "UNENDED": self.unended,
             "BUCKET_OF": self.bucket(""),

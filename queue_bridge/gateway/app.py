@@ -28,8 +28,11 @@ from .event_stream import EventStream
 from .fields import checked_query
 from .openapi import description
 from .operations import COMFY, Answer, Operation
+from .page import page_routes
 from .places import Places
 from .problem import Problem, of_http_error
+from .queue_info import SharedOverview
+from .thumbnails import Thumbnails
 from .traffic import Traffic
 from .uploads import SWEEP_S, OldUploads
 
@@ -37,7 +40,7 @@ log = logging.getLogger("sonic.gateway")
 
 Served = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LASTING = frozenset(
-    {"followTask", "followBatch", "getResult", "getJobEvents", "getAssetContent"}
+    {"followTask", "followBatch", "watch", "getResult", "getJobEvents", "getAssetContent"}
 )  # last as long as their client wants
 AWAY_S = 2
 HEADERS: Mapping[str, str] = {
@@ -61,12 +64,14 @@ def build_app(
     store, view: of one client that many may ask at once. Raises ConfigError.
     """
     keys, events = ApiKeys(store), EventStream(view)
-    places, assets = Places.of(settings), AssetRecords(store)
-    gateway = Gateway(settings, store, view, templates, places, keys, events, Traffic(), assets, is_open)
+    places, shared = Places.of(settings), (Traffic(), SharedOverview(view), Thumbnails(), AssetRecords(store))
+    gateway = Gateway(settings, store, view, templates, places, keys, events, *shared, is_open)
     app = web.Application(middlewares=[_unserved], client_max_size=0)
     app[GATEWAY] = gateway
     for operation in (*OPERATIONS, *COMFY_OPERATIONS, _described(templates)):
         app.router.add_route(operation.method, operation.route, _served(operation))
+    for address, serve in page_routes():
+        app.router.add_get(address, _shown(serve))
     app.on_response_prepare.append(_with_headers)
     app.cleanup_ctx.append(_sweep)
     return app
@@ -98,6 +103,15 @@ def _served(operation: Operation) -> Served:
 
     async def handler(request: web.Request) -> web.StreamResponse:
         return await _counted(request, operation.name, answered)
+
+    return handler
+
+
+def _shown(serve: Served) -> Served:
+    """The handler of a file of the page, which is none of the operations."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await _counted(request, "page", serve)
 
     return handler
 
@@ -153,7 +167,8 @@ def _allowed_origin(request: web.Request) -> str:
 
 
 async def _with_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
+    policy = response.headers.get("Content-Security-Policy", HEADERS["Content-Security-Policy"])  # the page has its own
+    response.headers.update({**HEADERS, "Content-Security-Policy": policy})
     response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     if request.secure:
         response.headers["Strict-Transport-Security"] = HSTS

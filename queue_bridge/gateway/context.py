@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -20,6 +20,10 @@ from .places import Places
 from .problem import Problem
 from .traffic import Traffic
 
+if TYPE_CHECKING:
+    from .queue_info import SharedOverview
+    from .thumbnails import Thumbnails
+
 
 @dataclass(frozen=True)
 class Gateway:
@@ -33,6 +37,8 @@ class Gateway:
     keys: ApiKeys
     events: EventStream
     traffic: Traffic
+    overview: SharedOverview
+    thumbnails: Thumbnails
     assets: AssetRecords
     is_open: bool = False
 

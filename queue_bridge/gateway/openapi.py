@@ -165,10 +165,18 @@ def schemas(templates: Mapping[str, Template]) -> dict[str, Schema]:
             }
         ),
         "Batch": _object({"batch_id": TEXT, **dict.fromkeys((*COUNTS, "unended"), COUNT), "links": LINKS}),
+        "BatchList": _object({"batches": _list("BatchListed"), "next": {"type": ["string", "null"]}}),
+        "BatchListed": _object(
+            {"batch_id": TEXT, **dict.fromkeys((*COUNTS, "unended"), COUNT), "links": LINKS, "submitted_at": TEXT}
+        ),
+        "Link": _object({"url": TEXT, "elsewhere": {"type": "boolean"}}),
+        "Dropped": _object({"task_id": TEXT, "status": {"const": "dropped"}}),
+        "Drained": _object({"instance": TEXT, "draining": {"type": "boolean"}, "running": TEXTS}),
         "BatchCancelled": _object({"batch_id": TEXT, "cancelled": COUNT, "cancelling": COUNT, "others": COUNT}),
         "Queue": _object(
             {
                 "waiting": {"type": "object", "additionalProperties": COUNT_BY_NAME},
+                "oldest": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": TEXT}},
                 **dict.fromkeys(("queued", "running", "retrying", "dead"), COUNT),
                 "totals": {"type": "object", "additionalProperties": {"type": "integer"}},
                 "alerts": TEXTS,

@@ -91,6 +91,10 @@ class Places:
         output = output_address(record.spec, self._below)
         return output if is_object(output) else path_in(self._roots, output, "output")
 
+    def portrait_of(self, record: JobRecord) -> Path:
+        """The file of a job's portrait. Raises BadJob when it lies outside the roots, or is no file here."""
+        return path_in(self._roots, record.spec.image, "image")
+
     async def link_to(self, address: str) -> str:
         """Where anybody can get an object for a few minutes. Raises BadJob, FileUnreachable."""
         return await self._storage.result_link(address, LINK_S)

@@ -19,6 +19,7 @@ from .context import Asked, record_of
 from .fields import Field
 from .places import Places
 from .problem import Problem
+from .task_view import links_of
 
 CHUNK = 1 << 18
 HEADERS = tuple(
@@ -52,20 +53,33 @@ async def result_place(record: JobRecord, places: Places) -> FilePlace | LinkPla
     return FilePlace(video) if isinstance(video, Path) else LinkPlace(await places.link_to(video))
 
 
+async def show_link(request: web.Request, asked: Asked) -> web.Response:
+    """For whoever cannot follow a redirect with a key in its header, as a web page."""
+    record, place = await _finished(request, asked)
+    is_link = isinstance(place, LinkPlace)
+    url = place.url if isinstance(place, LinkPlace) else links_of(record.task_id)["result"]
+    return web.json_response({"url": url, "elsewhere": is_link})
+
+
 async def download_result(request: web.Request, asked: Asked) -> web.StreamResponse:
+    record, place = await _finished(request, asked)
+    if isinstance(place, LinkPlace):
+        return web.Response(status=302, headers={"Location": place.url})
+    name = f"{record.spec.name.rpartition('/')[2] or record.task_id}{record.spec.suffix}"
+    return await send_file(request, place.path, name, kind_of(place.path))
+
+
+async def _finished(request: web.Request, asked: Asked) -> tuple[JobRecord, FilePlace | LinkPlace]:
+    """The task that the address names, and where its video is. Raises Problem."""
     gateway, record = asked.gateway, await record_of(request, asked)
     if record.state is not State.COMPLETED:
         ended = record.state.is_terminal
         detail = f"The task is {record.state}" + (f": {record.error}" if ended and record.error else ".")
         raise Problem("not-finished", detail, None if ended else {"Retry-After": "5"}, state=str(record.state))
     try:
-        place = await result_place(record, gateway.places)
+        return record, await result_place(record, gateway.places)
     except (BadJob, FileUnreachable) as error:
         raise Problem("gone", "The video lies where this gateway may not read.") from error
-    if isinstance(place, LinkPlace):
-        return web.Response(status=302, headers={"Location": place.url})
-    name = f"{record.spec.name.rpartition('/')[2] or record.task_id}{record.spec.suffix}"
-    return await send_file(request, place.path, name, kind_of(place.path))
 
 
 def kind_of(path: Path) -> str:

@@ -56,7 +56,8 @@ TASK_VIEW = (
 
 def links_of(task_id: str) -> dict[str, str]:
     own = f"/v1/tasks/{task_id}"
-    return {"self": own, "events": f"{own}/events", "result": f"{own}/result"}
+    names = ("events", "result", "thumbnail")
+    return {"self": own, **{name: f"{own}/{name}" for name in names}}
 
 
 def task_view(record: JobRecord, places: Places) -> dict[str, Any]:
