@@ -506,8 +506,11 @@ async def test_files_that_are_dropped_become_a_video_that_plays(bridge: Bridge, 
     async with gateway_hands(bridge.settings.url, bridge.orders, instance="", heartbeat_s=1.0, **settings) as hands:
         await page.open(hands.address)
         await page.sees("Live")
+        button = "[...document.querySelectorAll('button')].find(one => one.textContent === 'New videos')"
+        await page.wait(f"{button}?.checkVisibility()")
         await page.drop(files)
         await page.sees("1 video will be made", "dialog")
+        await page.wait("!!document.querySelector('dialog [name=resolution]')")
         for name, value in (("resolution", 256), ("engine", "draft"), ("duration", 0.5)):
             await page.js(f"document.querySelector('dialog [name={name}]').value = '{value}'")
         await page.button("Submit", "dialog")
