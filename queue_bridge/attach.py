@@ -21,6 +21,7 @@ from .comfy_client import ComfyClient
 from .config import Settings, load_settings
 from .deliver import deliver
 from .departure import depart_on_sigterm
+from .device_load import device_load
 from .errors import BridgeError
 from .health import UNHEALTHY, Health
 from .job_files import JobFiles
@@ -87,6 +88,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     leaving = Leaving()
     health = Health()
     storage_trouble: dict[str, str] = {}
+    load = device_load(_uuid_of(devices))
 
     def describe() -> dict[str, Any]:
         return {
@@ -99,6 +101,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
             "unhealthy": health.trouble,
             "storage": dict(storage_trouble),
             **_device(devices, health),
+            **load(),
         }
 
     store = Store(connect(settings.url), settings)
@@ -188,6 +191,15 @@ def _tiers_of(devices: Any) -> tuple[int, ...]:
     if device.type == "cpu" or devices.get_total_memory(device) >= LARGEST_TIER_BYTES:
         return TIERS
     return TIERS[:-1]
+
+
+def _uuid_of(devices: Any) -> str:
+    """The card's UUID, which no setting changes as it does its number; '' without a card of NVIDIA."""
+    device = devices.get_torch_device()
+    if device.type != "cuda":
+        return ""
+    found = getattr(importlib.import_module("torch").cuda.get_device_properties(device), "uuid", "")
+    return f"GPU-{found}" if found else ""
 
 
 def _device(devices: Any, health: Health) -> dict[str, Any]:

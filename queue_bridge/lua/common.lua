@@ -68,6 +68,9 @@ local function wake()
   redis.call('XADD', WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
 end
 
+-- One more in the counts of all jobs (figures.py).
+local function tally(field) redis.call('HINCRBY', FIGURES, field, 1) end
+
 -- Adds one to a number of a job; one that was spoilt by hand begins again. Answers what it is then.
 local function step(key, field)
   local answer = redis.pcall('HINCRBY', key, field, 1)
@@ -240,6 +243,7 @@ local function count_end(id, state, cause, batch, caller, sinks, job)
   if caller then redis.call('HINCRBY', UNENDED, caller, -1) end
   redis.call('RPUSH', ENDED, integer(now) .. ' ' .. id)
   redis.call('HINCRBY', TOTALS, state, 1)
+  tally('ended:' .. state .. ':' .. cause)
   if batch then redis.pcall('HINCRBY', BATCH .. batch, state, 1) end
   local event = emit(id, state, cause)
   if sinks then tell_end(id, state, cause, batch, event, sinks, job) end
@@ -366,6 +370,7 @@ local function after_crash(id)
   if stage == NOT_BEGUN then return give_back(id, key, 'instance died') end
   owner = owner or '?'
   local crashes = step(key, 'crashes')
+  tally('returned:crashes')
   local sentence = 'The instance ' .. owner .. ' died or stalled while it ran this job.'
   remember(key, { attempt = tonumber(attempt), kind = 'crash', instance = owner, error = sentence })
   if crashes >= CRASHES_MAX then
