@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .ahead import Checks
+from .alert_watch import AlertWatch
 from .comfy_client import ComfyClient
 from .config import Settings, load_settings
 from .deliver import deliver
@@ -131,6 +132,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     view = QueueView(store.client, store.keys, settings.url)
     outbox = Outbox(store)
     beside = [asyncio.create_task(Unserved(view, tell=outbox.tell_unserved).run(), name="sonic_unserved")]
+    beside.append(asyncio.create_task(AlertWatch(store, view, settings.alert_limits).run(), name="sonic_alerts"))
     if settings.notify:
         beside.append(asyncio.create_task(deliver(outbox, settings), name="sonic_deliver"))
     beside.append(asyncio.create_task(_probe(storage, identity, storage_trouble), name="sonic_storage_probe"))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from aiohttp import hdrs, web
 
+from ..alert_watch import AlertWatch
 from ..config import Settings
 from ..errors import QueueUnavailable
 from ..now_and_then import now_and_then
@@ -62,6 +63,7 @@ def build_app(
         app.router.add_route(operation.method, operation.path, _served(operation))
     app.on_response_prepare.append(_with_headers)
     app.cleanup_ctx.append(_sweep)
+    app.cleanup_ctx.append(_watch)
     return app
 
 
@@ -164,3 +166,12 @@ async def _sweep(app: web.Application) -> AsyncIterator[None]:
     await app[GATEWAY].events.stop()
     sweeping.cancel()
     await asyncio.gather(sweeping, return_exceptions=True)
+
+
+async def _watch(app: web.Application) -> AsyncIterator[None]:
+    """A gateway may be all that lives when no ComfyUI does, so it looks for alerts as well."""
+    gateway = app[GATEWAY]
+    watching = asyncio.create_task(AlertWatch(gateway.store, gateway.view, gateway.settings.alert_limits).run())
+    yield
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
