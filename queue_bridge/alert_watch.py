@@ -8,7 +8,8 @@ import logging
 from .alerts import MAILED, AlertLimits, Facts, News, Standing, decide
 from .now_and_then import now_and_then
 from .queue_view import QueueView
-from .store import Argument, Store
+from .scripts import Argument
+from .store import Store
 from .unserved import alerts as unserved
 
 log = logging.getLogger("sonic.alerts")
