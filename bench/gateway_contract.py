@@ -9,7 +9,7 @@ status: that of schemathesis. Left out are
 - positive_data_acceptance: that a file lies in the folders that jobs may use, and that a parameter is one of the named
   template, cannot be said in a schema;
 - use_after_free: a task that DELETE has cancelled is still there to be looked at;
-- both streams of events, which last as long as their task.
+- the streams of events, which last as long as their task, or as somebody listens.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from comfyui_sonic.queue_bridge.store import Store
 from .gateway_load import gateway, submissions_to
 from .queue import database
 
+LASTING = ("followTask", "followBatch", "watch", "getJobEvents")
 LEFT_OUT = ("positive_data_acceptance", "use_after_free")
 
 
@@ -42,7 +43,7 @@ async def run(url: str, folder: Path, program: str, seconds: int) -> int:
         command = [
             *(program, "run", f"{address}/openapi.json", "--header", f"Authorization: Bearer {key}"),
             *("--exclude-checks", ",".join(LEFT_OUT), "--max-time", str(seconds), "--continue-on-failure"),
-            *("--exclude-operation-id", "followTask", "--exclude-operation-id", "followBatch"),
+            *(part for name in LASTING for part in ("--exclude-operation-id", name)),
         ]
         process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=dict(os.environ))
         return await process.wait()

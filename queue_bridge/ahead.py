@@ -33,10 +33,9 @@ Checks = Mapping[str, Callable[[Path], object]]
 
 @dataclass(frozen=True)
 class Ready:
-    """The files of a job in ComfyUI's input folder. sources: what they looked like when they were copied."""
+    """The files of a job in ComfyUI's input folder, by field. sources: what they looked like when they were copied."""
 
-    image: str
-    audio: str
+    files: Mapping[str, str]
     sources: tuple[tuple[int, int], ...]
 
 
@@ -62,7 +61,7 @@ class Ahead:
         self._checks = checks
         self._job: JobRecord | None = None  # with the token that its start will have
         self._task: asyncio.Task[Ready | None] | None = None
-        self._fetching: asyncio.Task[tuple[str, str]] | None = None
+        self._fetching: asyncio.Task[dict[str, str]] | None = None
         self._discarding: set[asyncio.Task[None]] = set()
 
     async def look(self, waits: Callable[[], bool], let_past: Callable[[], object], current: JobRecord) -> None:
@@ -134,15 +133,15 @@ class Ahead:
         try:
             if job.staged is not None:  # there is nothing left to be computed
                 return None
-            prompt = prompt_of(job, self._templates)
+            prompt = prompt_of(job, self._templates, self._store.settings.raw_nodes)
             sources = await self._places.sources(job.spec)
             self._fetching = asyncio.create_task(self._places.fetch(job.spec, job.token))
-            image, audio = await self._fetching
+            files = await self._fetching
             await self._places.check_output(job.spec)
-            await asyncio.to_thread(self._read, prompt, image, audio)
+            await asyncio.to_thread(self._read, prompt, files)
             prefix = self._places.output_prefix(job.spec, job.token)
-            await self._runner.check(prompt.graph(image=image, audio=audio, output_prefix=prefix))
-            return Ready(image, audio, sources)
+            await self._runner.check(prompt.graph(files, prefix))
+            return Ready(files, sources)
         except BridgeError as error:
             if isinstance(error, JobError) or (isinstance(error, PromptRejected | PromptFailed) and error.bad_input):
                 await self._refuse(job, str(error))
@@ -152,9 +151,9 @@ class Ahead:
             log.debug("job %s cannot be made ready", job.task_id, exc_info=True)
         return None
 
-    def _read(self, prompt: JobPrompt, image: str, audio: str) -> None:
-        """Read both files as the nodes will that the template gives them to. Raises PromptFailed."""
-        for kind, name in (("image", image), ("audio", audio)):
+    def _read(self, prompt: JobPrompt, files: Mapping[str, str]) -> None:
+        """Read the files as the nodes will that the template gives them to. Raises PromptFailed."""
+        for kind, name in files.items():
             for node_id, _ in prompt.template.filled.get(kind, ()):
                 node_type = str(prompt.template.graph[node_id]["class_type"])
                 check = self._checks.get(node_type)

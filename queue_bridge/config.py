@@ -51,6 +51,9 @@ class Settings:
     instance: str = _setting("", "name of this ComfyUI in the queue; empty for host-port")
     roots: tuple[Path, ...] = _setting((), "folders that jobs may read from and write to, besides ComfyUI's own")
     templates: tuple[Path, ...] = _setting((), "folders with further job templates, besides workflows/api")
+    raw_nodes: tuple[str, ...] = _setting(
+        (), "node classes of which a client's own prompt may consist; none: no such prompts"
+    )
     tiers: tuple[int, ...] = _setting((), "resolution tiers to serve (512, 768, 1024); empty: by the card's memory")
     lease_s: float = _setting(30.0, "an instance that is silent for so long has lost its job", low=1, high=3600)
     heartbeat_s: float = _setting(5.0, "how often a lease is renewed; at most a third of it", low=0.1, high=600)

@@ -7,6 +7,7 @@ BridgeError
 ├── RedisServerError      the queue's own database server cannot be found, started or stopped
 ├── JobError              a job cannot be run as it is; trying again changes nothing
 │   ├── BadJob            a field or a parameter of a job is wrong
+│   ├── BadWorkflow       a workflow of a client is no job here; ``node_errors`` says where it is wrong
 │   ├── ObjectMissing         there is no object of that key in an object store
 │   └── TemplateError     a job template is missing or is none
 ├── FileUnreachable       an input or output of a job cannot be reached now; it may be later
@@ -28,6 +29,8 @@ BridgeError
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 # Names of the error classes with which a node says that the caller's material is at fault; a retry cannot help.
 BAD_INPUT_TYPES = frozenset({"BadInput", "BadPortrait", "NoFace", "BadSound", "BadVideo", "BadSetting"})
@@ -67,6 +70,22 @@ class BadJob(JobError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class BadWorkflow(JobError):
+    """Raised when a workflow of a client cannot be a job; ``node_errors``: by node, (input, what is wrong with it)."""
+
+    def __init__(self, message: str, node_errors: Mapping[str, Sequence[tuple[str, str]]] | None = None) -> None:
+        super().__init__(message)
+        self.node_errors = dict(node_errors or {})
+
+    @classmethod
+    def at(cls, node_id: str, field: str, reason: str) -> BadWorkflow:
+        """The error about one input of one node. reason: the end of a sentence that begins with the input's name."""
+        if not node_id:
+            return cls(reason)
+        where = f"Node {node_id[:100]}: {field}" if field else f"Node {node_id[:100]}"
+        return cls(f"{where} {reason}", {node_id: [(field, reason)]})
 
 
 class AddressRefused(JobError):

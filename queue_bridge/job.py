@@ -23,9 +23,13 @@ Value = int | float | str | bool
 CLASS_OF: Mapping[str, str] = MappingProxyType({"priority": "priority", "normal": "pending"})
 PRIORITY_OF: Mapping[str, str] = MappingProxyType({name: priority for priority, name in CLASS_OF.items()})
 DEFAULT_TEMPLATE = "portrait_speaks"
+RAW = "raw:prompt"  # in the place of a template's name, of a job that carries its prompt itself
+FILE = "__file__"  # in such a prompt, the key of an object that names a file by its address, in the place of its name
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 LARGEST_NUMBER = 2**64
 LONGEST_CONSENT_ID = 200
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+MOST_LABELS, LONGEST_LABEL = 16, 256
 SPEC_BYTES = 65_536  # of a job as JSON; lua/common.lua has the same limit. The longest real one is below 2 KB.
 # What a client may write; image_url and audio_url are other names of image and audio.
 FIELDS = frozenset(
@@ -42,6 +46,8 @@ FIELDS = frozenset(
         "output",
         "batch",
         "consent_id",
+        "labels",
+        "prompt",
         "callback",
     }
 )
@@ -61,7 +67,9 @@ class JobSpec:
     config: parameters of the template, checked by it.
     name: for people, such as the video's file name. batch: the id of what was submitted together, or ''.
     consent_id: where the operator finds the consent of the person in the picture, or ''; nothing here looks into it.
+    labels: names and texts by which its client finds it again.
     callback: the http(s) address that is told of its end, or ''.
+    prompt: of a job without a template (``workflow`` is RAW): what ComfyUI is to run, with files as ``{FILE: URI}``.
     """
 
     task_id: str
@@ -74,15 +82,32 @@ class JobSpec:
     workflow: str = DEFAULT_TEMPLATE
     batch: str = ""
     consent_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
     callback: str = ""
+    prompt: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The addresses of what is laid into ComfyUI's input folder, by a name for each."""
+        if self.workflow != RAW:
+            return {"image": self.image, "audio": self.audio}
+        return {name: uri for name, (uri, _) in files_in(self.prompt).items()}
+
+    @property
+    def suffix(self) -> str:
+        """What its result's name ends with: of a video, or of a ZIP with all that a prompt has saved."""
+        return ".zip" if self.workflow == RAW else ".mp4"
 
     def to_json(self) -> str:
-        return json.dumps({**self.__dict__, "config": dict(self.config)}, ensure_ascii=False, separators=(",", ":"))
+        mappings = {name: dict(getattr(self, name)) for name in ("config", "labels", "prompt")}
+        plain = {**self.__dict__, **mappings}
+        return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
     def asked(self) -> dict[str, Any]:
         """What is kept of it beside id, class, batch and callback, kept on their own; without what is not said."""
         said = {"image": self.image, "audio": self.audio, "output": self.output, "name": self.name}
         fields = {**said, "config": dict(self.config), "workflow": self.workflow, "consent_id": self.consent_id}
+        fields |= {"labels": dict(self.labels), "prompt": dict(self.prompt)}
         if self.workflow == DEFAULT_TEMPLATE:
             del fields["workflow"]
         return {name: value for name, value in fields.items() if value}
@@ -110,10 +135,11 @@ class JobSpec:
         priority = _text(fields, "priority", "normal")
         if priority not in CLASS_OF:
             raise BadJob("priority", f"'{priority}' is not one of {', '.join(sorted(CLASS_OF))}.")
+        raw = _text(fields, "workflow", "") == RAW
         spec = cls(
             task_id=task_id,
-            image=_required(fields, "image", "image_url"),
-            audio=_required(fields, "audio", "audio_url"),
+            image="" if raw else _required(fields, "image", "image_url"),
+            audio="" if raw else _required(fields, "audio", "audio_url"),
             output=_required(fields, "output"),
             name=_text(fields, "name", ""),
             config=dict(config),
@@ -121,7 +147,9 @@ class JobSpec:
             workflow=_text(fields, "workflow", DEFAULT_TEMPLATE),
             batch=_text(fields, "batch", ""),
             consent_id=checked_consent_id(_text(fields, "consent_id", "")),
+            labels=checked_labels(fields.get("labels") or {}),
             callback=checked_callback(_text(fields, "callback", "")),
+            prompt=_prompt(fields.get("prompt") or {}, raw),
         )
         _check_size(len(spec.to_json().encode(errors="replace")))
         return spec
@@ -141,6 +169,44 @@ def checked_consent_id(text: str) -> str:
     if len(text) > LONGEST_CONSENT_ID or any(unicodedata.category(letter).startswith("C") for letter in text):
         raise BadJob("consent_id", f"takes up to {LONGEST_CONSENT_ID} characters, and no control characters.")
     return text
+
+
+def files_in(prompt: Mapping[str, Any]) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]:
+    """The files that a prompt names: address, and every (node, input) where it stands, by a name for each file."""
+    found: dict[str, tuple[tuple[str, str], ...]] = {}
+    for node_id, node in prompt.items():
+        for name, value in node["inputs"].items():
+            if isinstance(value, dict) and FILE in value:
+                uri = str(value[FILE])
+                found[uri] = (*found.get(uri, ()), (node_id, name))
+    return {f"file{number}": one for number, one in enumerate(found.items())}
+
+
+def _prompt(prompt: object, raw: bool) -> dict[str, Any]:
+    """The prompt itself. Raises BadJob for what is none, and for one beside a template."""
+    if not isinstance(prompt, dict) or (prompt and not raw):
+        raise BadJob("prompt", f"is no prompt, or stands beside another workflow than '{RAW}'.")
+    for node in prompt.values():
+        if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict) or "class_type" not in node:
+            raise BadJob("prompt", "is no prompt in ComfyUI's API format.")
+    return prompt
+
+
+def checked_labels(labels: object) -> dict[str, str]:
+    """The labels themselves. Raises BadJob for those that cannot be kept."""
+    if not isinstance(labels, Mapping):
+        raise BadJob("labels", "is no object with names and texts.")
+    if len(labels) > MOST_LABELS:
+        raise BadJob("labels", f"are {len(labels)}, and {MOST_LABELS} are the limit.")
+    for name, text in labels.items():
+        shown = str(name)[:64].encode("utf-8", "replace").decode()
+        if not isinstance(name, str) or not LABEL.fullmatch(name):
+            raise BadJob("labels", f"'{shown}' is no name: up to 64 letters, digits, dots, dashes and underscores.")
+        if not isinstance(text, str) or len(text) > LONGEST_LABEL:
+            raise BadJob("labels", f"'{shown}' is no text of up to {LONGEST_LABEL} characters.")
+        if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs") for letter in text):
+            raise BadJob("labels", f"'{shown}' holds characters that cannot be seen.")
+    return dict(labels)
 
 
 def checked_callback(text: str) -> str:
@@ -349,6 +415,7 @@ class JobRecord:
         """
         asked = self.spec.asked()
         asked.pop("config", None)
+        asked.pop("prompt", None)
         asked |= {name: _shown(asked[name]) for name in ("image", "audio") if name in asked}
         fields = {
             **asked,

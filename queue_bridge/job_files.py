@@ -101,8 +101,8 @@ class JobFiles:
     def check_output(self, spec: JobSpec) -> Path:
         """The video's place, before anything is computed. Raises BadJob or FileUnreachable when none can be there."""
         place = self.path_of(spec.output, "output")
-        if place.suffix.lower() != ".mp4":
-            raise BadJob("output", f"'{place.name}' does not end with .mp4.")
+        if place.suffix.lower() != spec.suffix:
+            raise BadJob("output", f"'{place.name}' does not end with {spec.suffix}.")
         root = next(root for root in self._roots if place.is_relative_to(root))
         if not root.is_dir():  # never made here: a network drive that is away would be hidden by it
             raise FileUnreachable(f"'{place}' cannot be written: the folder '{root}' cannot be reached.")

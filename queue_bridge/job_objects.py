@@ -36,8 +36,8 @@ class JobObjects:
     def check_output(self, spec: JobSpec) -> ObjectAddress:
         """The video's place, before anything is computed. Raises BadJob when none can be there."""
         place = self._address(spec.output)
-        if not place.name.lower().endswith(".mp4"):
-            raise BadJob("output", f"'{place.name}' does not end with .mp4.")
+        if not place.name.lower().endswith(spec.suffix):
+            raise BadJob("output", f"'{place.name}' does not end with {spec.suffix}.")
         return place
 
     async def stage(self, produced: Path, spec: JobSpec, token: int) -> dict[str, Any]:

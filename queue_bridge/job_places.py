@@ -62,12 +62,12 @@ class JobPlaces:
 
     def comes_from_afar(self, spec: JobSpec) -> bool:
         """Whether an input has to be fetched, which may take long and can be broken off."""
-        return any(is_web(uri) or is_object(uri) for uri in (spec.image, spec.audio))
+        return any(is_web(uri) or is_object(uri) for uri in spec.files.values())
 
     async def sources(self, spec: JobSpec) -> tuple[tuple[int, int], ...]:
-        """What shows whether a copy of picture and sound is still true; empty when one is away."""
+        """What shows whether a copy of a job's files is still true; empty when one is away."""
         try:
-            return (await self._source(spec.image, "image"), await self._source(spec.audio, "audio"))
+            return tuple([await self._source(uri, field) for field, uri in spec.files.items()])
         except OSError:
             return ()
 
@@ -76,13 +76,12 @@ class JobPlaces:
             return ELSEWHERE
         return await asyncio.to_thread(self._files.source_of, uri, field)
 
-    async def fetch(self, spec: JobSpec, token: int) -> tuple[str, str]:
-        """Lay picture and sound into ComfyUI's input folder for one start; returns their names there.
+    async def fetch(self, spec: JobSpec, token: int) -> dict[str, str]:
+        """Lay a job's files into ComfyUI's input folder for one start; returns their names there, by field.
 
         Raises BadJob for what is not there or may not be named, FileUnreachable for what may be there later.
         """
-        image = await self._fetch(spec, token, "image", spec.image)
-        return image, await self._fetch(spec, token, "audio", spec.audio)
+        return {field: await self._fetch(spec, token, field, uri) for field, uri in spec.files.items()}
 
     async def _fetch(self, spec: JobSpec, token: int, field: str, uri: str) -> str:
         if not is_web(uri) and not is_object(uri):

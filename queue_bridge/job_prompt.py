@@ -1,13 +1,14 @@
-"""The prompt that a job leads to: its template, filled with its parameters, at the resolution of its lane."""
+"""The prompt that a job leads to: its template, filled with its parameters, at its lane's resolution; or its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .job import JobRecord, Value
+from .job import RAW, JobRecord, Value
 from .prompt_events import Graph
+from .raw_prompt import template_of
 from .templates import Template, template_named
 from .tiers import tier_of_lane
 
@@ -23,12 +24,15 @@ class JobPrompt:
     values: Mapping[str, Value]
     warnings: tuple[str, ...]
 
-    def graph(self, *, image: str, audio: str, output_prefix: str) -> Graph:
-        return self.template.fill(self.values, image=image, audio=audio, output_prefix=output_prefix)
+    def graph(self, files: Mapping[str, str], output_prefix: str) -> Graph:
+        """files: names in ComfyUI's input folder, as ``JobSpec.files`` has them."""
+        return self.template.fill(self.values, output_prefix=output_prefix, **files)
 
 
-def prompt_of(job: JobRecord, templates: Mapping[str, Template]) -> JobPrompt:
-    """Raises TemplateError or BadJob."""
+def prompt_of(job: JobRecord, templates: Mapping[str, Template], raw_nodes: Collection[str] = ()) -> JobPrompt:
+    """raw_nodes: the node classes of which a job's own prompt may consist. Raises TemplateError or BadJob."""
+    if job.spec.workflow == RAW:
+        return JobPrompt(template_of(job.spec.prompt, raw_nodes), {}, {}, ())
     template = template_named(templates, job.spec.workflow)
     config = dict(job.spec.config)
     if "resolution" in template.parameters and job.degradations:

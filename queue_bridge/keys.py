@@ -64,6 +64,10 @@ class Keys:
         """Stream: an entry for each job that a caller has submitted, as long as it is kept. caller: '' for none."""
         return self._key("submitted:") + caller
 
+    def batches(self, caller: str) -> str:
+        """Sorted set: the batches of a caller by the time when something was last put into them, in ms."""
+        return self._key("batches:") + caller
+
     def bucket(self, caller: str) -> str:
         """Hash with expiry: how many requests a caller may make now."""
         return self._key("bucket:") + caller
@@ -71,6 +75,18 @@ class Keys:
     def request(self, digest: str) -> str:
         """String with expiry: what a request with an idempotency key was, and the id that it was given."""
         return self._key("request:") + digest
+
+    def asset(self, asset_id: str) -> str:
+        """String with expiry: what is known of an uploaded file, as JSON."""
+        return self._key("asset:") + asset_id
+
+    def assets(self, caller: str) -> str:
+        """Sorted set: a caller's uploaded files by the time of their last use; some may have expired."""
+        return self._key("assets:") + caller
+
+    def blob(self, blob_id: str) -> str:
+        """Hash with expiry: where the bytes of uploaded files lie, and which files have them."""
+        return self._key("blob:") + blob_id
 
     @property
     def api_keys(self) -> str:
@@ -257,9 +273,13 @@ class Keys:
             "BATCH": self.batch(""),
             "IDEMPOTENCY": self._key("idempotency:"),
             "SUBMITTED": self.submitted(""),
+            "BATCHES": self.batches(""),
             "CALLERS": self.callers,
             "UNENDED": self.unended,
             "BUCKET_OF": self.bucket(""),
+            "ASSET": self.asset(""),
+            "ASSETS": self.assets(""),
+            "BLOB": self.blob(""),
             "LEASES": self.leases,
             "DELAYED": self.delayed,
             "DEAD": self.dead,

@@ -120,7 +120,7 @@ class ProgressMeter:
     """
 
     def __init__(self, graph: Graph, weights: Mapping[str, float] | None = None) -> None:
-        self._titles = {node_id: _title(node) for node_id, node in graph.items()}
+        self._titles = {node_id: title_of(node) for node_id, node in graph.items()}
         self._weights = {node_id: (weights or {}).get(str(node["class_type"]), 1.0) for node_id, node in graph.items()}
         self._done = dict.fromkeys(graph, 0.0)
         self._last = Progress(0.0)
@@ -183,7 +183,7 @@ def failure(data: Mapping[str, Any], graph: Graph) -> PromptFailed:
     error_type = full_type.rpartition(".")[2]
     text = _first_line(str(data.get("exception_message", ""))) or error_type
     if not OWN_ERROR.search(full_type):
-        text = f"{_title(graph[node_id]) if node_id in graph else node_type} failed: {text}"
+        text = f"{title_of(graph[node_id]) if node_id in graph else node_type} failed: {text}"
     return PromptFailed(_as_sentence(text), node_id=node_id, node_type=node_type, error_type=error_type)
 
 
@@ -196,7 +196,7 @@ def rejection(answer: Mapping[str, Any], graph: Graph) -> PromptRejected:
         return PromptRejected(_as_sentence(_join(error.get("message", ""), error.get("details", ""))))
     node_id, error = reasons[0]
     details = _first_line(str(error.get("details", "")))
-    where = f"{_title(graph[node_id])} (node {node_id})" if node_id in graph else f"node {node_id}"
+    where = f"{title_of(graph[node_id])} (node {node_id})" if node_id in graph else f"node {node_id}"
     own_check = error.get("type") == "custom_validation_failed"
     if own_check:  # "input - what the node's own check said"
         details = details.partition(" - ")[2] or details
@@ -205,7 +205,8 @@ def rejection(answer: Mapping[str, Any], graph: Graph) -> PromptRejected:
     return PromptRejected(_as_sentence(f"{where}: {_join(error.get('message', ''), details)}{more}"))
 
 
-def _title(node: Mapping[str, Any]) -> str:
+def title_of(node: Mapping[str, Any]) -> str:
+    """What a node is called where its progress is told."""
     return str(node.get("_meta", {}).get("title") or node.get("class_type", ""))
 
 

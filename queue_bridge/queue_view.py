@@ -24,6 +24,7 @@ log = logging.getLogger("sonic.queue_view")
 EVENTS_A_CALL = 1000
 JOBS_A_CALL = 500
 EVERY = 10_000_000  # as a limit: all there are
+SAME_TIME = 50  # batches of one caller that may have been submitted in the same millisecond
 OLDEST_BATCHES = 1000  # of a lane that are looked at for its oldest job
 
 
@@ -152,6 +153,46 @@ class QueueView:
     async def batch_caller(self, batch_id: str) -> str:
         """The id of the API key whose batch it is, or ''."""
         return await self._ask(self._client.hget(self._keys.batch(batch_id), "caller")) or ""
+
+    async def batches(
+        self, callers: Sequence[str], limit: int, *, after: tuple[int, str] | None = None
+    ) -> list[tuple[int, str, dict[str, int]]]:
+        """(ms when something was last put into it, id, counts as ``batch`` has them) of batches of these callers.
+
+        At most so many, the latest first. after: ms and id of the last of them that need not be told.
+        """
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for caller in callers:
+                since = after[0] if after else "+inf"
+                pipeline.zrange(
+                    self._keys.batches(caller),
+                    since,
+                    "-inf",
+                    desc=True,
+                    byscore=True,
+                    offset=0,
+                    num=limit + SAME_TIME,
+                    withscores=True,
+                )
+            answers = await self._ask(pipeline.execute())
+        found = sorted(((int(ms), batch_id) for answer in answers for batch_id, ms in answer), reverse=True)
+        told = [one for one in found if not after or one < after][:limit]
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for _, batch_id in told:
+                pipeline.hgetall(self._keys.batch(batch_id))
+            counts = await self._ask(pipeline.execute())
+        return [
+            (ms, batch_id, {name: int(value) for name, value in fields.items() if name != "caller"})
+            for (ms, batch_id), fields in zip(told, counts, strict=True)
+        ]
+
+    async def callers_of(self, task_ids: Sequence[str]) -> dict[str, str]:
+        """Who has submitted these jobs, '' for nobody in particular; without those that are not there."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for task_id in task_ids:
+                pipeline.hmget(self._keys.job(task_id), "state", "caller")
+            answers = await self._ask(pipeline.execute())
+        return {one: caller or "" for one, (state, caller) in zip(task_ids, answers, strict=True) if state}
 
     async def callers(self) -> list[str]:
         """Who has submitted jobs that are still kept, '' among them."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import FileUnreachable, JobError
-from .job import DEFAULT_TEMPLATE, JobSpec, Priority, Value, new_job_id
+from .job import DEFAULT_TEMPLATE, RAW, JobSpec, Priority, Value, new_job_id
 from .orders import Order
 from .pairing import LeftOut
 from .queue_view import QueueView
+from .raw_prompt import check_classes, lane_values
 from .retry import FailureKind
 from .states import State
 from .store import Store, Submission
@@ -65,10 +66,22 @@ class CheckedJob:
     warnings: tuple[str, ...]
 
 
-def checked_job(fields: Mapping[str, Any], templates: Mapping[str, Template]) -> CheckedJob:
-    """A job as a client wrote it, whichever way it came. Raises BadJob or TemplateError."""
+def checked_job(
+    fields: Mapping[str, Any], templates: Mapping[str, Template], raw_nodes: Collection[str] = ()
+) -> CheckedJob:
+    """A job as a client wrote it, whichever way it came. Raises BadJob, BadWorkflow or TemplateError.
+
+    raw_nodes: the node classes of which a job's own prompt may consist.
+    """
     spec = JobSpec.parse(fields)
+    if spec.workflow == RAW:
+        check_classes(spec.prompt, raw_nodes)
+        return _with_lane(spec, lane_values(spec.prompt), ())
     values, warnings = template_named(templates, spec.workflow).check(spec.config)
+    return _with_lane(spec, values, warnings)
+
+
+def _with_lane(spec: JobSpec, values: Mapping[str, Any], warnings: Sequence[str]) -> CheckedJob:
     tier = tier_of(int(values.get("resolution", DEFAULT_RESOLUTION)))
     return CheckedJob(Submission(spec, tier, str(values.get("engine", "auto"))), values, tuple(warnings))
 

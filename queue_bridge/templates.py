@@ -108,10 +108,10 @@ class Template:
         warnings = [text for name, one in self.parameters.items() if (text := one.warning(values[name]))]
         return values, warnings
 
-    def fill(self, values: Mapping[str, Value], *, image: str, audio: str, output_prefix: str) -> Graph:
-        """The prompt of one job; ``values`` as ``check`` gave them, the others as in ComfyUI's folders."""
+    def fill(self, values: Mapping[str, Value], *, output_prefix: str, **files: str) -> Graph:
+        """The prompt of one job; ``values`` as ``check`` gave them, image, audio and so on as in ComfyUI's folders."""
         graph: Graph = copy.deepcopy({node_id: dict(node) for node_id, node in self.graph.items()})
-        given = {"image": image, "audio": audio, "output_prefix": output_prefix}
+        given = {**files, "output_prefix": output_prefix}
         for name, places in self.filled.items():
             for node_id, name_of_input in places:
                 graph[node_id]["inputs"][name_of_input] = given[name]

@@ -24,7 +24,7 @@ from .errors import (
 )
 from .figures import taken
 from .health import Health
-from .job import JobRecord
+from .job import RAW, JobRecord
 from .job_places import JobPlaces
 from .job_progress import WAITING, JobProgress, Report
 from .job_prompt import SEED, JobPrompt, prompt_of
@@ -32,6 +32,7 @@ from .lease import LeaseKeeper
 from .presence import Identity
 from .prompt_events import Progress, PromptResult, PromptRunner, SavedFile
 from .quality_gate import Measure, is_measured, measured, pass_or_raise
+from .result_bundle import bundle
 from .retry import FailureKind, Verdict, judge, kind_of, sentence_of
 from .sound_length import sound_length_s
 from .states import State
@@ -246,10 +247,11 @@ class Worker:
             device_faults=job.device_faults,
         )
 
-    def _watchdog(self, job: JobRecord, values: Mapping[str, Any], sound: Path) -> Watchdog:
-        """What ends this start when it takes too long."""
+    def _watchdog(self, job: JobRecord, values: Mapping[str, Any], sound: str | None) -> Watchdog:
+        """What ends this start when it takes too long. sound: its name in ComfyUI's input folder."""
         settings = self._settings
-        sound_s, asked_s = sound_length_s(sound), float(values.get("duration") or 0.0)
+        sound_s = sound_length_s(self._places.input_directory / sound) if sound else 0.0
+        asked_s = float(values.get("duration") or 0.0)
         video_s = min(asked_s, sound_s) if asked_s and sound_s else asked_s or sound_s
         limit_s = time_limit_s(video_s, values, scale=settings.time_limit_scale, fixed_s=settings.time_limit_s)
 
@@ -270,19 +272,18 @@ class Worker:
             if await self._places.deliver(job.staged, job.task_id):
                 return dict(job.staged["result"])
             await self._persist(lambda: self._store.unstage(job))
-        prompt = prompt_of(job, self._templates)
+        prompt = prompt_of(job, self._templates, self._settings.raw_nodes)
         progress = JobProgress(self._settings.progress_s, started)
         reports = _Reports(self._store, job)
         try:
             reports.send(progress.of_step(0.5, "Fetch", started))
             if ready := await self._ahead.take(job):
-                image, audio = ready.image, ready.audio
+                files = ready.files
             else:
-                image, audio = await self._places.fetch(job.spec, job.token)
+                files = await self._places.fetch(job.spec, job.token)
             await self._places.check_output(job.spec)
 
-            sound = self._places.input_directory / audio
-            watchdog = await asyncio.to_thread(self._watchdog, job, prompt.values, sound)
+            watchdog = await asyncio.to_thread(self._watchdog, job, prompt.values, files.get("audio"))
             if job.history and job.history[-1].get("kind") == FailureKind.OUT_OF_MEMORY:
                 await self._runner.unload_models()
 
@@ -301,7 +302,7 @@ class Worker:
             try:
                 outcome = await watchdog.run(
                     self._runner.run(
-                        prompt.graph(image=image, audio=audio, output_prefix=prefix),
+                        prompt.graph(files, prefix),
                         on_progress=on_progress,
                         weights=prompt.template.weights,
                         prompt_id=prompt_id,
@@ -316,7 +317,7 @@ class Worker:
             watch.lap("run")
             over.set()
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
-            produced = self._produced(outcome, prompt.template)
+            produced, saved = await asyncio.to_thread(self._produced, outcome, prompt.template, job)
             quality = await self._quality_of(produced, outcome, job, prompt, watch)
             laying = asyncio.create_task(self._places.stage(produced, job.spec, job.token))
             laid = await self._unless_in_vain(job, laying, asyncio.shield(laying))
@@ -334,10 +335,8 @@ class Worker:
             "degraded": bool(job.degradations),
             "report": outcome.report("sonic"),
         }
-        if job.spec.consent_id:
-            result["consent_id"] = job.spec.consent_id
-        if quality:
-            result["quality"] = quality
+        further = {"consent_id": job.spec.consent_id, "quality": quality, "files": saved}
+        result |= {name: value for name, value in further.items() if value}
         laid |= {"result": result}
         await self._unless_in_vain(job, laying, self._persist(lambda: self._store.stage(job, laid)))
         if not await self._places.deliver(laid, job.task_id):
@@ -350,7 +349,7 @@ class Worker:
     ) -> dict[str, Any]:
         """What is measured of a finished video, beside the next prompt. Raises BelowQuality for another seed."""
         engine = str(outcome.report("sonic").get("engine", ""))
-        if not self._measure or not is_measured(self._settings.quality, engine):
+        if not self._measure or job.spec.workflow == RAW or not is_measured(self._settings.quality, engine):
             return {}
         quality = await asyncio.to_thread(measured, self._measure, produced)
         watch.lap("quality")
@@ -375,14 +374,19 @@ class Worker:
         await asyncio.wait({laying})  # a thread goes on whoever is cancelled
         await self._places.discard(job.spec, job.token)
 
-    def _produced(self, outcome: PromptResult, template: Template) -> Path:
+    def _produced(self, outcome: PromptResult, template: Template, job: JobRecord) -> tuple[Path, list[dict[str, Any]]]:
+        """The file that becomes the job's result, and what is in it when it is a ZIP."""
+        if job.spec.workflow == RAW:
+            prefix = self._places.output_prefix(job.spec, job.token)
+            place = self._places.files.output_directory / f"{prefix}.zip"
+            return place, bundle(outcome, job.spec.prompt, self._path_of, self._places.files.output_directory, place)
         files = outcome.files_of(template.result_node)
         if not files:
             raise PromptFailed(
                 f"ComfyUI finished, but node {template.result_node} of '{template.name}' left no MP4.",
                 node_id=template.result_node,
             )
-        return self._path_of(files[-1])
+        return self._path_of(files[-1]), []
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
         """Write to the queue, however long its server is away: only its answer says whether the job is still ours."""

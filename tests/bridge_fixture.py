@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "tests" / "templates"
 NAMES = ("gpu-1", "gpu-2")
 JOIN_S = 30.0
+RAW_NODES = ("LoadImage", "ImageInvert", "SaveImage")  # of which prompts without a template may consist
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def environment(url: str, queue: str, name: str, orders: Path) -> dict[str, str]
         "SONIC_QUEUE_LEASE_S": "6",
         "SONIC_QUEUE_HEARTBEAT_S": "1",
         "SONIC_QUEUE_PROGRESS_S": "0.1",
+        "SONIC_QUEUE_RAW_NODES": ",".join(RAW_NODES),
         "SONIC_QUEUE_WEBHOOK_SECRETS": SECRET,
         "SONIC_QUEUE_PRIVATE_HOSTS": "127.0.0.1",
     }

@@ -16,6 +16,7 @@ from comfyui_sonic.queue_bridge.redis_program import ServerProgram, find_server_
 from comfyui_sonic.queue_bridge.redis_server import RedisServer
 
 from .bridge_fixture import Bridge, start_bridge
+from .browser_fixture import chromium, find_chromium
 from .object_store import ObjectStore, run_object_store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,9 +26,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--recorded",
         type=Path,
-        default=ROOT / "tests" / "data" / "golden",
+        action="append",
         metavar="DIR",
-        help="a folder with recorded numbers of the published Sonic (golden.json, *.safetensors, pictures, sounds)",
+        help="instead of those in tests/data: a folder with recorded numbers of the published Sonic (golden.json, "
+        "*.safetensors, pictures, sounds); may be given several times",
     )
 
 
@@ -124,3 +126,16 @@ def redis_server(redis_program: ServerProgram) -> Iterator[RedisServer]:
 def redis_url(redis_server: RedisServer) -> str:
     """The address of the session's database; a test takes a queue name of its own and empties nothing."""
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[str]:
+    """A running Chromium, by its address; without one the test is skipped, and fails with CI=true."""
+    program = find_chromium()
+    if program is None:
+        reason = "There is no Chromium on the path; install one, or name it with CHROMIUM."
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with chromium(program) as address:
+        yield address

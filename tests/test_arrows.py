@@ -108,6 +108,7 @@ BRIDGE_CORE = [
     ),
     *("fetch_limits", "job_prompt", "local_turns", "mail", "quality_gate", "storage_places", "web_address", "webhook"),
     *("retry", "scripts", "states", "templates", "tiers", "orders", "manifest", "archive", "pairing", "watch_folder"),
+    *("raw_prompt", "template_check", "workflow_match"),
 ]
 
 

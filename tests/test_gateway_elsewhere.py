@@ -61,6 +61,8 @@ async def test_a_video_in_a_bucket_is_had_by_a_link_that_works_for_a_while(
     await hands.store.complete(job, {"output": f"s3://videos/shop/{task_id}.mp4", "bytes": 7})
     answer = await hands.get(f"/v1/tasks/{task_id}/result")
     assert answer.status == 302
+    link = (await hands.get(f"/v1/tasks/{task_id}/link")).json
+    assert link["elsewhere"] and link["url"].partition("?")[0] == answer.headers["Location"].partition("?")[0]
     check_keys(object_store.endpoint, False)
     try:
         async with hands.session.get(answer.headers["Location"]) as video:

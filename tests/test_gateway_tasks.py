@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from comfyui_sonic.queue_bridge.asset_records import AssetRecords
 from comfyui_sonic.queue_bridge.gateway.places import Places
 from comfyui_sonic.queue_bridge.gateway.uploads import YOUNG_S, OldUploads
 from comfyui_sonic.queue_bridge.job import FIELDS
@@ -106,7 +107,7 @@ async def test_a_wrong_field_is_named_and_nothing_is_queued(
 
 async def test_every_field_of_a_job_may_be_said(hands: GatewayHands) -> None:
     described = (await hands.get("/openapi.json")).json["components"]["schemas"]["NewTask"]["properties"]
-    assert set(described) == FIELDS
+    assert set(described) == FIELDS - {"prompt"}, "a prompt comes by the Comfy API only"
 
 
 async def test_errors_are_problems_of_rfc_9457(hands: GatewayHands) -> None:
@@ -179,7 +180,7 @@ async def test_of_a_refused_upload_nothing_stays(
 async def test_uploads_go_when_their_job_is_forgotten_and_not_before(hands: GatewayHands) -> None:
     for own in ({}, {"task_id": "order.7"}):
         await hands.ask("POST", "/v1/tasks", data=form(image=picture(), audio=recording(), **own))
-    uploads = OldUploads(hands.view, Places.of(hands.settings))
+    uploads = OldUploads(hands.view, Places.of(hands.settings), AssetRecords(hands.store))
     half = hands.root / "gateway" / "uploads" / ".tsk_1.0123456789abcdef.part"
     half.mkdir()
     later = half.stat().st_mtime + YOUNG_S + 60

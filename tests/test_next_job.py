@@ -258,7 +258,7 @@ async def test_its_files_are_there_when_its_turn_comes(desk: Desk) -> None:
     job = await desk.bench.claim()
     ready = await desk.ahead.take(job)
     assert ready
-    assert (desk.files.input_directory / ready.image).read_bytes() == b"picture"
+    assert (desk.files.input_directory / ready.files["image"]).read_bytes() == b"picture"
     assert await desk.ahead.take(job) is None, "they are handed out once"
     desk.files.tidy(job.task_id, job.token)
     assert desk.copies() == []
@@ -327,7 +327,7 @@ async def test_a_picture_from_the_web_is_fetched_once(desk: Desk, shop: tuple[st
         pass
     ready = await desk.ahead.take(await desk.bench.claim())
     assert ready
-    assert (desk.files.input_directory / ready.image).read_bytes() == b"picture"
+    assert (desk.files.input_directory / ready.files["image"]).read_bytes() == b"picture"
     assert asked == ["/anna.png"]
 
 

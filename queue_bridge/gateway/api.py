@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import autoscale, batches, exposition, followers, health, queue_info, result_download, tasks
+from . import autoscale, batches, exposition, followers, health, queue_info, result_download, tasks, thumbnails, watch
 from .new_tasks import IDEMPOTENCY_KEY
 from .operations import JSON, MULTIPART, Answer, Operation
 
@@ -64,9 +64,24 @@ OPERATIONS = (
         headers=RANGE, problems=NO_VIDEO,
     ),
     Operation(
+        "getResultLink", "GET", "/v1/tasks/{task_id}/link", result_download.show_link, "read",
+        "Where the video is fetched; elsewhere without a key, for ten minutes.", (Answer(200, "its address", "Link"),),
+        problems=("not-finished", "gone"),
+    ),
+    Operation(
+        "getThumbnail", "GET", "/v1/tasks/{task_id}/thumbnail", thumbnails.show_thumbnail, "read",
+        "A small picture of the portrait.",
+        (Answer(200, "a JPEG", content="image/jpeg"), Answer(304, "unchanged")),
+        headers=tuple(one for one in RANGE if one.name == "If-None-Match"),
+    ),
+    Operation(
         "createBatch", "POST", "/v1/batches", batches.create_batch, "submit", "Submit many tasks at once.",
         (BATCH_ACCEPTED,), headers=(IDEMPOTENCY_KEY,),
         body={JSON: "NewBatch", MULTIPART: "NewBatchForm", batches.ZIP: "Zip"}, problems=WRITES,
+    ),
+    Operation(
+        "listBatches", "GET", "/v1/batches", batches.list_batches, "read",
+        "List batches, the latest first.", (Answer(200, "a page", "BatchList"),), query=batches.LIST,
     ),
     Operation(
         "getBatch", "GET", "/v1/batches/{batch_id}", batches.show_batch, "read", "Look at a batch.",
@@ -91,6 +106,25 @@ OPERATIONS = (
     Operation(
         "listDead", "GET", "/v1/dead", queue_info.show_dead, "read", "The dead letter: tasks that are not tried again.",
         (Answer(200, "tasks, the latest first", "Dead"),), query=queue_info.DEAD,
+    ),
+    Operation(
+        "dropDead", "DELETE", "/v1/dead/{task_id}", queue_info.drop_dead, "submit",
+        "Take a task out of the dead letter; it stays failed.", (Answer(200, "dropped", "Dropped"),),
+        problems=("conflict",),
+    ),
+    Operation(
+        "drainInstance", "POST", "/v1/instances/{instance}/drain", queue_info.drain_instance, "admin",
+        "Let an instance take no new task.", (Answer(200, "what it still runs", "Drained"),),
+    ),
+    Operation(
+        "undrainInstance", "DELETE", "/v1/instances/{instance}/drain", queue_info.undrain_instance, "admin",
+        "Let it take tasks again.", (Answer(200, "it does", "Drained"),),
+    ),
+    Operation(
+        "watch", "GET", "/v1/events", watch.watch_events, "read",
+        "Follow everything that the key may see (server-sent events).",
+        (Answer(200, "events `snapshot`, `changes`, `queue`, `instances`, `away`, with JSON", content=TEXT_EVENTS),),
+        headers=(LAST_EVENT,),
     ),
     Operation(
         "metrics", "GET", "/metrics", exposition.metrics, "read", "Figures for Prometheus; no key on this machine.",

@@ -7,10 +7,12 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from http import HTTPStatus
 
 from aiohttp import hdrs, web
 
 from ..alert_watch import AlertWatch
+from ..asset_records import AssetRecords
 from ..config import Settings
 from ..errors import QueueUnavailable
 from ..now_and_then import now_and_then
@@ -20,20 +22,27 @@ from ..templates import Template
 from .access import admitted
 from .api import OPERATIONS
 from .api_keys import ApiKeys
+from .comfy.api import COMFY_OPERATIONS
+from .comfy.envelope import enveloped
 from .context import GATEWAY, Asked, Gateway
 from .event_stream import EventStream
 from .fields import checked_query
 from .openapi import description
-from .operations import Answer, Operation
+from .operations import COMFY, Answer, Operation
+from .page import page_routes
 from .places import Places
 from .problem import Problem, of_http_error
+from .queue_info import SharedOverview
+from .thumbnails import Thumbnails
 from .traffic import Traffic
 from .uploads import SWEEP_S, OldUploads
 
 log = logging.getLogger("sonic.gateway")
 
 Served = Callable[[web.Request], Awaitable[web.StreamResponse]]
-LASTING = frozenset({"followTask", "followBatch", "getResult"})  # last as long as their client wants
+LASTING = frozenset(
+    {"followTask", "followBatch", "watch", "getResult", "getJobEvents", "getAssetContent"}
+)  # last as long as their client wants
 AWAY_S = 2
 HEADERS: Mapping[str, str] = {
     "Server": "sonic-queue",
@@ -56,11 +65,14 @@ def build_app(
     store, view: of one client that many may ask at once. Raises ConfigError.
     """
     keys, events = ApiKeys(store), EventStream(view)
-    gateway = Gateway(settings, store, view, templates, Places.of(settings), keys, events, Traffic(), is_open)
+    places, shared = Places.of(settings), (Traffic(), SharedOverview(view), Thumbnails(), AssetRecords(store))
+    gateway = Gateway(settings, store, view, templates, places, keys, events, *shared, is_open)
     app = web.Application(middlewares=[_unserved], client_max_size=0)
     app[GATEWAY] = gateway
-    for operation in (*OPERATIONS, _described(templates)):
-        app.router.add_route(operation.method, operation.path, _served(operation))
+    for operation in (*OPERATIONS, *COMFY_OPERATIONS, _described(templates)):
+        app.router.add_route(operation.method, operation.route, _served(operation))
+    for address, serve in page_routes():
+        app.router.add_get(address, _shown(serve))
     app.on_response_prepare.append(_with_headers)
     app.cleanup_ctx.append(_sweep)
     app.cleanup_ctx.append(_watch)
@@ -76,7 +88,7 @@ def _described(templates: Mapping[str, Template]) -> Operation:
 
     answers = (Answer(200, "this document", "Description"),)
     own = Operation("openapi", "GET", "/openapi.json", openapi, "", "This description.", answers)
-    document = description((*OPERATIONS, own), templates)
+    document = description((*OPERATIONS, *COMFY_OPERATIONS, own), templates)
     document["components"]["schemas"]["Description"] = {"type": "object"}
     text = json.dumps(document, ensure_ascii=False)
     return own
@@ -88,11 +100,20 @@ def _served(operation: Operation) -> Served:
     async def answered(request: web.Request) -> web.StreamResponse:
         gateway = request.app[GATEWAY]
         caller = await admitted(request, gateway, operation)
-        asked = Asked(gateway, caller, checked_query(operation.query, request.query))
+        asked = Asked(gateway, caller, checked_query(operation.query, request.query, but=operation.labels))
         return await operation.handler(request, asked)
 
     async def handler(request: web.Request) -> web.StreamResponse:
         return await _counted(request, operation.name, answered)
+
+    return handler
+
+
+def _shown(serve: Served) -> Served:
+    """The handler of a file of the page, which is none of the operations."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await _counted(request, "page", serve)
 
     return handler
 
@@ -122,19 +143,24 @@ async def _attempted(request: web.Request, name: str, handler: Served) -> web.St
     try:
         return await handler(request)
     except Problem as problem:
-        return problem.response()
+        return _said(request, problem)
     except web.HTTPException as error:
-        return of_http_error(error)
+        return error if error.status < HTTPStatus.BAD_REQUEST else _said(request, of_http_error(error))
     except QueueUnavailable as error:
         log.warning("%s", error)
         detail = "Send the same request again in a moment; with an Idempotency-Key nothing is made twice."
-        return Problem("unavailable", detail, {"Retry-After": str(AWAY_S)}).response()
+        return _said(request, Problem("unavailable", detail, {"Retry-After": str(AWAY_S)}))
     except (ConnectionError, TimeoutError):  # the client is gone, or reads nothing
         log.debug("a client of %s is gone", name)
         return web.Response(status=499)
     except Exception:
         log.exception("An error that was not foreseen in %s.", name)
-        return Problem("internal", "This should not happen; the gateway's log has more.").response()
+        return _said(request, Problem("internal", "This should not happen; the gateway's log has more."))
+
+
+def _said(request: web.Request, problem: Problem) -> web.Response:
+    """A problem in the form that the clients of this address know."""
+    return enveloped(problem) if request.path.startswith(COMFY) else problem.response()
 
 
 def _allowed_origin(request: web.Request) -> str:
@@ -143,7 +169,8 @@ def _allowed_origin(request: web.Request) -> str:
 
 
 async def _with_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
+    policy = response.headers.get("Content-Security-Policy", HEADERS["Content-Security-Policy"])  # the page has its own
+    response.headers.update({**HEADERS, "Content-Security-Policy": policy})
     response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     if request.secure:
         response.headers["Strict-Transport-Security"] = HSTS
@@ -160,10 +187,11 @@ async def _with_headers(request: web.Request, response: web.StreamResponse) -> N
 
 
 async def _sweep(app: web.Application) -> AsyncIterator[None]:
-    uploads = OldUploads(app[GATEWAY].view, app[GATEWAY].places)
+    gateway = app[GATEWAY]
+    uploads = OldUploads(gateway.view, gateway.places, gateway.assets)
     sweeping = asyncio.create_task(now_and_then(uploads.sweep, SWEEP_S, log))
     yield
-    await app[GATEWAY].events.stop()
+    await gateway.events.stop()
     sweeping.cancel()
     await asyncio.gather(sweeping, return_exceptions=True)
 

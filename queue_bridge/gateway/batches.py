@@ -34,6 +34,7 @@ from .new_tasks import (
 )
 from .operations import JSON, MULTIPART
 from .problem import Problem
+from .task_view import OWN_BATCH, time_text
 from .tasks import MEGABYTE
 from .uploads import Upload, received, received_whole
 
@@ -47,6 +48,10 @@ TASK_OF_BATCH = tuple(one for one in TASK if one.name not in {"task_id", "batch"
 BATCH = (
     Field("tasks", "array", "the tasks", required=True, low=1, high=MOST_TASKS),
     Field("batch_id", "string", "an id of the client's own choice", pattern=ID.pattern),
+)
+LIST = (
+    Field("limit", "integer", "at most so many", low=1, high=200, default=50),
+    Field("cursor", "string", "`next` of the page before", pattern=rf"[0-9]{{1,15}}_{ID.pattern}"),
 )
 COUNTS = ("total", "completed", "failed", "cancelled")
 
@@ -183,6 +188,20 @@ def batch_view(batch_id: str, counts: Mapping[str, int]) -> dict[str, Any]:
     own = f"/v1/batches/{batch_id}"
     links = {"self": own, "events": f"{own}/events", "tasks": f"/v1/tasks?batch={batch_id}"}
     return {"batch_id": batch_id, **found, "unended": max(0, unended), "links": links}
+
+
+async def list_batches(request: web.Request, asked: Asked) -> web.Response:
+    gateway, caller, limit = asked.gateway, asked.caller, asked.query["limit"]
+    ms, _, last = (asked.query["cursor"] or "").partition("_")
+    callers = await gateway.view.callers() if "admin" in caller.scopes else [caller.id]
+    found = await gateway.view.batches(callers, limit, after=(int(ms), last) if ms else None)
+    batches = [
+        {**batch_view(batch_id, counts), "submitted_at": time_text(counts.get("submitted_ms", 0) / 1000)}
+        for _, batch_id, counts in found
+        if counts and not batch_id.startswith(OWN_BATCH)
+    ]
+    after = f"{found[-1][0]}_{found[-1][1]}" if len(found) == limit else None
+    return web.json_response({"batches": batches, "next": after})
 
 
 async def show_batch(request: web.Request, asked: Asked) -> web.Response:

@@ -52,7 +52,8 @@ async def gateway(
             print_json({"address": address})
         else:
             console_for().print(
-                f"The queue '{store.settings.queue}' is served at {address}; /openapi.json describes it."
+                f"The queue '{store.settings.queue}' is served at {address}; open that in a browser. "
+                "For programs, /openapi.json describes it."
             )
 
     await serve(store.settings, store, view, templates, where, say)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from ..asset_records import AssetRecords
 from ..config import Settings
 from ..job import ID, JobRecord
 from ..queue_view import QueueView
@@ -18,6 +19,10 @@ from .event_stream import EventStream
 from .places import Places
 from .problem import Problem
 from .traffic import Traffic
+
+if TYPE_CHECKING:
+    from .queue_info import SharedOverview
+    from .thumbnails import Thumbnails
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class Gateway:
     keys: ApiKeys
     events: EventStream
     traffic: Traffic
+    overview: SharedOverview
+    thumbnails: Thumbnails
+    assets: AssetRecords
     is_open: bool = False
 
 

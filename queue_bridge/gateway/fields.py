@@ -42,6 +42,7 @@ class Field:
         kind: Any = [self.kind, "null"] if self.nullable else self.kind
         found: dict[str, Any] = {"type": kind, "description": self.meaning}
         names = {"string": ("minLength", "maxLength"), "array": ("minItems", "maxItems")}
+        names["object"] = ("minProperties", "maxProperties")
         for name, limit in zip(names.get(self.kind, ("minimum", "maximum")), (self.low, self.high), strict=True):
             if limit is not None:
                 found[name] = int(limit) if limit == int(limit) else limit
@@ -102,11 +103,16 @@ def checked(fields: Sequence[Field], values: Any, where: str = "") -> dict[str, 
     return values
 
 
-def checked_query(fields: Sequence[Field], query: Mapping[str, str]) -> dict[str, Any]:
-    """The same for what stands behind the ? of an address, where every value is a text."""
+def checked_query(fields: Sequence[Field], query: Mapping[str, str], but: str = "") -> dict[str, Any]:
+    """The same for what stands behind the ? of an address, where every value is a text.
+
+    but: the name of fields that are left out, such as ``but[a]=1``.
+    """
     integers = {field.name for field in fields if field.kind == "integer"}
     values: dict[str, Any] = {}
     for name, text in query.items():
+        if but and name.startswith(f"{but}["):
+            continue
         if name in values:
             raise invalid(name, "is given twice.")
         number = re.fullmatch(r"[+-]?[0-9]{1,9}", text) if name in integers else None

@@ -45,9 +45,13 @@ class EventLine:
         self._unsent.append(f"retry: {RETRY_MS}\n\n")
 
     def send(self, kind: str, event_id: str, data: Mapping[str, Any]) -> None:
-        """To be sent with what comes right after it: much happens at once when many tasks are followed."""
+        """To be sent with what comes right after it: much happens at once when many tasks are followed.
+
+        event_id: '' where nobody comes back to it.
+        """
         said = json.dumps(data, ensure_ascii=False)
-        self._unsent.append(f"event: {kind}\nid: {event_id}\ndata: {said}\n\n")
+        named = f"id: {event_id}\n" if event_id else ""
+        self._unsent.append(f"event: {kind}\n{named}data: {said}\n\n")
 
     def beat(self) -> None:
         self._unsent.append(": still here\n\n")
@@ -84,14 +88,15 @@ def shown(event: Event) -> dict[str, Any]:
     return found | {"at_ms": int(event.get("at", 0))}
 
 
-def _last_id(request: web.Request) -> str:
+def last_id(request: web.Request) -> str:
+    """The last event that a client says it has seen, or ''."""
     given = request.headers.get("Last-Event-ID", "")
     return given if EVENT_ID.fullmatch(given) else ""
 
 
 async def task_events(request: web.Request, asked: Asked) -> web.StreamResponse:
     gateway, found = asked.gateway, await record_of(request, asked)
-    task_id, seen = found.task_id, _last_id(request)
+    task_id, seen = found.task_id, last_id(request)
     await gateway.events.ready()
     with gateway.events.following([task_id]) as follower:
         at = gateway.events.last_id
@@ -123,7 +128,7 @@ async def task_events(request: web.Request, asked: Asked) -> web.StreamResponse:
 
 async def batch_events(request: web.Request, asked: Asked) -> web.StreamResponse:
     gateway, (batch_id, counts) = asked.gateway, await batch_of(request, asked)
-    seen = _last_id(request)
+    seen = last_id(request)
     await gateway.events.ready()
     ids = [record.task_id for record in await jobs_of_batch(gateway.view, batch_id, counts, EVERY)]
     with gateway.events.following(ids) as follower:

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import BacklogFull, JobError, QueueUnavailable
-from ..job import CLASS_OF, DEFAULT_TEMPLATE, FIELDS, ID, LONGEST_CONSENT_ID
+from ..job import CLASS_OF, DEFAULT_TEMPLATE, FIELDS, ID, LONGEST_CONSENT_ID, LONGEST_LABEL, MOST_LABELS
 from ..store import Accepted, Submission
 from ..submission import checked_job
 from .api_keys import Caller
@@ -43,9 +43,12 @@ _DESCRIBED = (
     Field("workflow", "string", "the job template", low=1, high=200, default=DEFAULT_TEMPLATE),
     Field("batch", "string", "a batch of the client's own naming", pattern=ID.pattern),
     Field("consent_id", "string", "where the consent of the person shown is found", high=LONGEST_CONSENT_ID),
-)
+    Field("labels", "object", "names and texts by which its client finds it again", high=MOST_LABELS,
+          schema={"additionalProperties": {"type": "string", "maxLength": LONGEST_LABEL}}),
+)  # fmt: skip
 # Every field that a job has; one that is not described here is a text.
-TASK = (*_DESCRIBED, *(Field(name, "string", "") for name in sorted(FIELDS - {one.name for one in _DESCRIBED})))
+OTHERS = sorted(FIELDS - {"prompt"} - {one.name for one in _DESCRIBED})  # a prompt comes by the Comfy API only
+TASK = (*_DESCRIBED, *(Field(name, "string", "") for name in OTHERS))
 DEFAULTS = tuple(one for one in TASK if one.name in {"config", "priority", "workflow", "consent_id"})
 FILES = ("image", "audio")
 
@@ -100,7 +103,8 @@ def new_task(
         if fields.get("output"):
             places.check_output(fields["output"])
         asked = {**fields, "task_id": task_id, "batch": fields.get("batch") or own_batch}
-        job = checked_job({"output": places.result_of(task_id).as_uri(), **asked, **laid}, gateway.templates)
+        whole = {"output": places.result_of(task_id).as_uri(), **asked, **laid}
+        job = checked_job(whole, gateway.templates, gateway.settings.raw_nodes)
     except (JobError, ValueError) as error:
         raise of_job_error(error) from error
     return NewTask(job.submission, job.warnings)
@@ -142,12 +146,13 @@ def with_duration(fields: Mapping[str, Any], seconds: float | None) -> tuple[dic
 class Identity:
     """Under which id a request is carried out. first: nothing says that the same one came before.
 
-    name: under which it is remembered, or ''.
+    name: under which it is remembered, or ''. chosen: the id is the client's own choice, so that there may be another.
     """
 
     id: str
     first: bool
     name: str = ""
+    chosen: bool = False
 
 
 async def identified(
@@ -166,7 +171,7 @@ async def identified(
     name = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
     before = await gateway.store.remember_request(name, json.dumps([digest, fresh_id]))
     if before is None:
-        return Identity(fresh_id, True, name)
+        return Identity(fresh_id, True, name, bool(own_id))
     digest_before, id_before = json.loads(before)
     if digest_before != digest:
         raise Problem("idempotency-key-reused", "Another request was sent with it; take a new key for a new request.")
@@ -187,7 +192,7 @@ async def queued(gateway: Gateway, caller: Caller, tasks: Sequence[NewTask], fou
         detail = f"At most {caller.backlog} tasks of this key may be unfinished: {error}"
         raise Problem("backlog-full", detail, {"Retry-After": "10"}) from error
     there = next((answer.task_id for answer in answers if not answer.made), None)
-    if there and (found.first or not await _is_of(gateway, caller, there)):
+    if there and ((found.first and found.chosen) or not await _is_of(gateway, caller, there)):
         await gateway.store.forget_request(found.name)
         raise Problem("conflict", "There is another task with this id.")
     return answers

@@ -8,9 +8,11 @@ from typing import Any
 from ..job import ID
 from ..templates import Parameter, Template
 from .batches import BATCH, COUNTS, TASK_OF_BATCH
+from .comfy.envelope import statuses_of
+from .comfy.schemas import comfy_schemas
 from .fields import schema_of
 from .new_tasks import DEFAULTS, FILES, TASK
-from .operations import JSON, UNLOCKED, Answer, Operation, Schema
+from .operations import JSON, PATTERNS, UNLOCKED, Answer, Operation, Schema
 from .problem import CONTENT_TYPE as PROBLEM
 from .problem import KINDS
 from .queue_info import INSTANCE
@@ -51,9 +53,17 @@ def description(operations: Sequence[Operation], templates: Mapping[str, Templat
 
 def _operation(operation: Operation) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": f"^(?:{ID.pattern})$"}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "pattern": f"^(?:{PATTERNS.get(name, ID.pattern)})$"},
+        }
         for name in operation.path_fields
     ]
+    if operation.labels:
+        schema = {"type": "object", "additionalProperties": {"type": "string"}}
+        parameters.append({"name": operation.labels, "in": "query", "style": "deepObject", "schema": schema})
     for place, fields in (("query", operation.query), ("header", operation.headers)):
         parameters += [
             {"name": one.name, "in": place, "description": one.meaning, "schema": one.described()} for one in fields
@@ -78,7 +88,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
     if answer.schema:
         found["content"] = {answer.content: {"schema": _reference(answer.schema)}}
     elif answer.content != JSON:
-        found["content"] = {answer.content: {"schema": {} if answer.content.startswith("video") else TEXT}}
+        found["content"] = {answer.content: {"schema": TEXT if answer.content.startswith("text") else {}}}
     if answer.headers:
         found["headers"] = {name: {"schema": TEXT} for name in answer.headers}
     return found
@@ -91,10 +101,13 @@ def _problems(operation: Operation) -> dict[str, Any]:
     kinds |= {"not-found"} if operation.path_fields else set()
     kinds |= {"invalid"}
     titles: dict[int, list[str]] = {}
-    for kind in KINDS:
-        if kind in kinds:
-            titles.setdefault(KINDS[kind][0], []).append(KINDS[kind][1])
-    content = {PROBLEM: {"schema": _reference("Problem")}}
+    if operation.of_comfy:
+        titles, content = statuses_of(kinds), {JSON: {"schema": _reference("ComfyError")}}
+    else:
+        for kind in KINDS:
+            if kind in kinds:
+                titles.setdefault(KINDS[kind][0], []).append(KINDS[kind][1])
+        content = {PROBLEM: {"schema": _reference("Problem")}}
     if operation.method == "HEAD":
         return {str(status): {"description": "; ".join(said)} for status, said in titles.items()}
     return {str(status): {"description": "; ".join(said), "content": content} for status, said in titles.items()}
@@ -152,10 +165,18 @@ def schemas(templates: Mapping[str, Template]) -> dict[str, Schema]:
             }
         ),
         "Batch": _object({"batch_id": TEXT, **dict.fromkeys((*COUNTS, "unended"), COUNT), "links": LINKS}),
+        "BatchList": _object({"batches": _list("BatchListed"), "next": {"type": ["string", "null"]}}),
+        "BatchListed": _object(
+            {"batch_id": TEXT, **dict.fromkeys((*COUNTS, "unended"), COUNT), "links": LINKS, "submitted_at": TEXT}
+        ),
+        "Link": _object({"url": TEXT, "elsewhere": {"type": "boolean"}}),
+        "Dropped": _object({"task_id": TEXT, "status": {"const": "dropped"}}),
+        "Drained": _object({"instance": TEXT, "draining": {"type": "boolean"}, "running": TEXTS}),
         "BatchCancelled": _object({"batch_id": TEXT, "cancelled": COUNT, "cancelling": COUNT, "others": COUNT}),
         "Queue": _object(
             {
                 "waiting": {"type": "object", "additionalProperties": COUNT_BY_NAME},
+                "oldest": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": TEXT}},
                 **dict.fromkeys(("queued", "running", "retrying", "dead"), COUNT),
                 "totals": {"type": "object", "additionalProperties": {"type": "integer"}},
                 "alerts": TEXTS,
@@ -182,6 +203,7 @@ def schemas(templates: Mapping[str, Template]) -> dict[str, Schema]:
             },
             "required": ["type", "title", "status", "detail"],
         },
+        **comfy_schemas(),
         **configs,
     }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +16,11 @@ from .fields import Field
 Handler = Callable[[web.Request, Asked], Awaitable[web.StreamResponse]]
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
+COMFY = "/api/v2/"  # addresses of the Comfy API, whose errors have another form
+# Of fields in an address, where it is not any id; other addresses lead nowhere.
+PATTERNS: Mapping[str, str] = MappingProxyType(
+    {"hash": r"blake3:[0-9a-f]{64}", "asset_id": r"asset_[0-9a-f]{24}|out[0-9]{1,4}-[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"}
+)
 UNLOCKED = "metrics"  # the operation that needs no key on the machine itself
 
 
@@ -33,7 +40,8 @@ class Operation:
     """One method of one path. scope: what the caller's key must allow, '' for anybody.
 
     query: fields behind the ?. body: by the type of its content, the name of its schema. problems: kinds of problems
-    beside those that every operation may have. open: no key is needed at the machine itself.
+    beside those that every operation may have. labels: ``NAME`` of fields ``NAME[...]`` behind the ?,
+    which the handler reads.
     """
 
     name: str
@@ -47,6 +55,19 @@ class Operation:
     headers: Sequence[Field] = ()
     body: dict[str, str] | None = None
     problems: Sequence[str] = ()
+    labels: str = ""
+
+    @property
+    def of_comfy(self) -> bool:
+        """Whether it belongs to the Comfy API."""
+        return self.path.startswith(COMFY)
+
+    @property
+    def route(self) -> str:
+        """The path as the router wants it."""
+        return re.sub(
+            r"\{(\w+)\}", lambda one: f"{{{one[1]}:{PATTERNS[one[1]]}}}" if one[1] in PATTERNS else one[0], self.path
+        )
 
     @property
     def path_fields(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Sequence
@@ -90,6 +91,10 @@ class Places:
         output = output_address(record.spec, self._below)
         return output if is_object(output) else path_in(self._roots, output, "output")
 
+    def portrait_of(self, record: JobRecord) -> Path:
+        """The file of a job's portrait. Raises BadJob when it lies outside the roots, or is no file here."""
+        return path_in(self._roots, record.spec.image, "image")
+
     async def link_to(self, address: str) -> str:
         """Where anybody can get an object for a few minutes. Raises BadJob, FileUnreachable."""
         return await self._storage.result_link(address, LINK_S)
@@ -97,6 +102,10 @@ class Places:
     def is_own(self, uri: str) -> bool:
         """Whether an address of a job is one that its client need not know."""
         return uri.startswith(f"{self.folder.as_uri()}/")
+
+    def request_folder(self, task_id: str) -> Path:
+        """The one folder with what a task was asked for as a workflow; it goes with its task as uploads do."""
+        return self.uploads / f"{task_id}.{hashlib.sha256(task_id.encode()).hexdigest()[:16]}"
 
     def upload_folder(self, name: str) -> tuple[Path, Path]:
         """A new folder for the files of a task or batch: where they are written, and where they lie when whole.

@@ -64,13 +64,11 @@ OF_STATUS: Mapping[int, str] = MappingProxyType(
 )
 
 
-def of_http_error(error: web.HTTPException) -> web.StreamResponse:
-    """The same for what aiohttp itself refuses; anything else of it as it is."""
-    if error.status < HTTPStatus.BAD_REQUEST:
-        return error
+def of_http_error(error: web.HTTPException) -> Problem:
+    """The same for what aiohttp itself refuses."""
     if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = error.headers.get("Allow", "")
-        return Problem("method-not-allowed", f"Possible here: {allowed}.", {"Allow": allowed}).response()
+        return Problem("method-not-allowed", f"Possible here: {allowed}.", {"Allow": allowed})
     kind = OF_STATUS.get(error.status, "bad-request" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "internal")
     details = {"not-found": "Nothing is at this address; /openapi.json lists what there is."}
-    return Problem(kind, details.get(kind, f"{error.reason}.")).response()
+    return Problem(kind, details.get(kind, f"{error.reason}."))

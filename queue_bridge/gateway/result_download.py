@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 from urllib.parse import quote
 
 from aiohttp import web
@@ -19,6 +19,7 @@ from .context import Asked, record_of
 from .fields import Field
 from .places import Places
 from .problem import Problem
+from .task_view import links_of
 
 CHUNK = 1 << 18
 HEADERS = tuple(
@@ -52,40 +53,73 @@ async def result_place(record: JobRecord, places: Places) -> FilePlace | LinkPla
     return FilePlace(video) if isinstance(video, Path) else LinkPlace(await places.link_to(video))
 
 
+async def show_link(request: web.Request, asked: Asked) -> web.Response:
+    """For whoever cannot follow a redirect with a key in its header, as a web page."""
+    record, place = await _finished(request, asked)
+    is_link = isinstance(place, LinkPlace)
+    url = place.url if isinstance(place, LinkPlace) else links_of(record.task_id)["result"]
+    return web.json_response({"url": url, "elsewhere": is_link})
+
+
 async def download_result(request: web.Request, asked: Asked) -> web.StreamResponse:
+    record, place = await _finished(request, asked)
+    if isinstance(place, LinkPlace):
+        return web.Response(status=302, headers={"Location": place.url})
+    name = f"{record.spec.name.rpartition('/')[2] or record.task_id}{record.spec.suffix}"
+    return await send_file(request, place.path, name, kind_of(place.path))
+
+
+async def _finished(request: web.Request, asked: Asked) -> tuple[JobRecord, FilePlace | LinkPlace]:
+    """The task that the address names, and where its video is. Raises Problem."""
     gateway, record = asked.gateway, await record_of(request, asked)
     if record.state is not State.COMPLETED:
         ended = record.state.is_terminal
         detail = f"The task is {record.state}" + (f": {record.error}" if ended and record.error else ".")
         raise Problem("not-finished", detail, None if ended else {"Retry-After": "5"}, state=str(record.state))
     try:
-        place = await result_place(record, gateway.places)
+        return record, await result_place(record, gateway.places)
     except (BadJob, FileUnreachable) as error:
         raise Problem("gone", "The video lies where this gateway may not read.") from error
-    if isinstance(place, LinkPlace):
-        return web.Response(status=302, headers={"Location": place.url})
-    return await _send(request, record, place.path)
 
 
-async def _send(request: web.Request, record: JobRecord, path: Path) -> web.StreamResponse:
+def kind_of(path: Path) -> str:
+    """The type of a result's content."""
+    kinds = {".mp4": "video/mp4", ".zip": "application/zip"}
+    return kinds.get(path.suffix.lower(), "application/octet-stream")
+
+
+async def send_file(
+    request: web.Request,
+    path: Path,
+    name: str,
+    kind: str,
+    *,
+    shown: Literal["inline", "attachment"] = "inline",
+    window: tuple[int, int] | None = None,
+) -> web.StreamResponse:
+    """A file, or the part that is asked for. name: for its reader. kind: of content. Raises Problem.
+
+    window: the first byte and the number of bytes of it that are the file, for one that lies within another.
+    """
     try:
         file: BinaryIO = await asyncio.to_thread(_opened, path)
     except OSError as error:
-        raise Problem("gone", "The video was removed, or its folder cannot be reached.") from error
+        raise Problem("gone", "The file was removed, or its folder cannot be reached.") from error
     try:
         found = os.fstat(file.fileno())  # of what is sent, though another may lie in its place by now
-        tag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
+        begin, size = window or (0, found.st_size)
+        tag = f'"{found.st_mtime_ns:x}-{size:x}"' if window is None else f'"{found.st_mtime_ns:x}-{begin:x}-{size:x}"'
         if not _is_wanted(request, tag):
             return web.Response(status=304, headers={"ETag": tag})
-        part = _range(request, tag, found.st_size)
-        first, last = part or (0, found.st_size - 1)
-        response = web.StreamResponse(status=206 if part else 200, headers=_headers(record, path, tag))
+        part = _range(request, tag, size)
+        first, last = part or (0, size - 1)
+        response = web.StreamResponse(status=206 if part else 200, headers=_headers(name, kind, shown, tag))
         if part:
-            response.headers["Content-Range"] = f"bytes {first}-{last}/{found.st_size}"
+            response.headers["Content-Range"] = f"bytes {first}-{last}/{size}"
         response.content_length = last - first + 1
         await response.prepare(request)
         if request.method != "HEAD":
-            await asyncio.to_thread(file.seek, first)
+            await asyncio.to_thread(file.seek, begin + first)
             left = last - first + 1
             while left and (chunk := await asyncio.to_thread(file.read, min(CHUNK, left))):
                 await response.write(chunk)
@@ -102,12 +136,11 @@ def _opened(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _headers(record: JobRecord, path: Path, tag: str) -> dict[str, str]:
-    name = f"{record.spec.name.rpartition('/')[2] or record.task_id}.mp4"
+def _headers(name: str, kind: str, shown: str, tag: str) -> dict[str, str]:
     plain = "".join(letter if (letter.isascii() and letter.isalnum()) or letter in " .-_" else "_" for letter in name)
     return {
-        "Content-Type": "video/mp4" if path.suffix.lower() == ".mp4" else "application/octet-stream",
-        "Content-Disposition": f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}",
+        "Content-Type": kind,
+        "Content-Disposition": f"{shown}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}",
         "Cache-Control": "private, no-cache",
         "Accept-Ranges": "bytes",
         "ETag": tag,
@@ -141,5 +174,5 @@ def _range(request: web.Request, tag: str, size: int) -> tuple[int, int] | None:
     else:
         wrong = first is None or first >= size or (last is not None and last < first)
     if wrong or first is None:
-        raise Problem("range", f"The video has {size} bytes.", {"Content-Range": f"bytes */{size}"})
+        raise Problem("range", f"It has {size} bytes.", {"Content-Range": f"bytes */{size}"})
     return first, size - 1 if last is None else min(last, size - 1)

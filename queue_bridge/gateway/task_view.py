@@ -24,6 +24,7 @@ RESULT_VIEW = (
     Field("warnings", "array", "sentences", nullable=True, schema={"items": {"type": "string"}}),
     Field("report", "object", "what the pipeline says of it: engine, frames, fps, seconds, notes", nullable=True),
     Field("quality", "object", "what was measured of it", nullable=True),
+    Field("files", "array", "what is in a ZIP: node, name, bytes", nullable=True, schema={"items": {"type": "object"}}),
 )
 TASK_VIEW = (
     Field("task_id", "string", "its id", required=True),
@@ -42,6 +43,7 @@ TASK_VIEW = (
     Field("output", "string", "the place of the video; null where the gateway keeps it", required=True, nullable=True),
     Field("config", "object", "the parameters as given; empty once it has completed", required=True),
     Field("consent_id", "string", "as given", required=True),
+    Field("labels", "object", "as given", required=True),
     Field("submitted_at", "string", "when", required=True, schema=TIME),
     Field("started_at", "string", "its last start", required=True, nullable=True, schema=TIME),
     Field("ended_at", "string", "its end", required=True, nullable=True, schema=TIME),
@@ -54,13 +56,14 @@ TASK_VIEW = (
 
 def links_of(task_id: str) -> dict[str, str]:
     own = f"/v1/tasks/{task_id}"
-    return {"self": own, "events": f"{own}/events", "result": f"{own}/result"}
+    names = ("events", "result", "thumbnail")
+    return {"self": own, **{name: f"{own}/{name}" for name in names}}
 
 
 def task_view(record: JobRecord, places: Places) -> dict[str, Any]:
     """The object that TASK_VIEW describes."""
     spec, result = record.spec, record.result
-    shown = {name: None if places.is_own(uri) else uri for name, uri in _addresses(record)}
+    shown = {name: None if not uri or places.is_own(uri) else uri for name, uri in _addresses(record)}
     return {
         "task_id": record.task_id,
         "name": spec.name,
@@ -76,9 +79,10 @@ def task_view(record: JobRecord, places: Places) -> dict[str, Any]:
         **shown,
         "config": dict(spec.config),
         "consent_id": spec.consent_id,
-        "submitted_at": _time(record.submitted_s),
-        "started_at": _time(record.started_s) if record.started_s else None,
-        "ended_at": _time(record.ended_s) if record.ended_s else None,
+        "labels": dict(spec.labels),
+        "submitted_at": time_text(record.submitted_s),
+        "started_at": time_text(record.started_s) if record.started_s else None,
+        "ended_at": time_text(record.ended_s) if record.ended_s else None,
         "error": record.error,
         "error_kind": record.error_kind,
         "result": None if result is None else {one.name: result.get(one.name) for one in RESULT_VIEW},
@@ -91,5 +95,6 @@ def _addresses(record: JobRecord) -> tuple[tuple[str, str], ...]:
     return tuple((name, without_secrets(uri) if is_web(uri) else uri) for name, uri in given)
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Seconds since 1970 as RFC 3339 has them."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from ..job import ID
+from ..job import ID, JobRecord
 from ..operator_commands import SENTENCES
 from ..states import State
 from .body import TASK_BYTES, content_type, read_json
@@ -40,6 +41,7 @@ MEGABYTE = 1_000_000
 LIST = (
     Field("state", "string", "only tasks in this state", choices=STATES),
     Field("batch", "string", "only tasks of this batch, in the order of submission", pattern=ID.pattern),
+    Field("name", "string", "only tasks in whose name or id this occurs, whatever its case", low=1, high=200),
     Field("limit", "integer", "at most so many", low=1, high=200, default=50),
     Field("cursor", "string", "`next` of the page before", pattern=rf"[0-9]{{1,15}}-[0-9]{{1,10}}_{ID.pattern}"),
 )
@@ -108,7 +110,7 @@ def _accepted(found: Identity, task: NewTask, said: list[str]) -> web.Response:
 
 async def list_tasks(request: web.Request, asked: Asked) -> web.Response:
     gateway, caller, query = asked.gateway, asked.caller, asked.query
-    batch_id, wanted, limit = query["batch"], query["state"], query["limit"]
+    batch_id, limit = query["batch"], query["limit"]
     place, _, task_id = (query["cursor"] or "").partition("_")
     callers = await gateway.view.callers() if "admin" in caller.scopes else [caller.id]
     since_ms = None
@@ -125,13 +127,21 @@ async def list_tasks(request: web.Request, asked: Asked) -> web.Response:
     async with contextlib.aclosing(jobs):
         async for place_here, record in jobs:
             seen, last = seen + 1, place_here
-            fits = record and (not wanted or record.state == wanted) and (not batch_id or record.spec.batch == batch_id)
-            if record and fits:
+            if record and _fits(record, query):
                 tasks.append(task_view(record, gateway.places))
             if len(tasks) == limit:
                 break
     more = last and (len(tasks) == limit or seen >= LOOKED_AT)
     return web.json_response({"tasks": tasks, "next": "_".join(last) if more and last else None})
+
+
+def _fits(record: JobRecord, query: Mapping[str, Any]) -> bool:
+    named = (query["name"] or "").casefold()
+    return (
+        (not query["state"] or record.state == query["state"])
+        and (not query["batch"] or record.spec.batch == query["batch"])
+        and (not named or named in record.spec.name.casefold() or named in record.task_id.casefold())
+    )
 
 
 async def show_task(request: web.Request, asked: Asked) -> web.Response:

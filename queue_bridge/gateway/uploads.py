@@ -9,14 +9,16 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
+from ..asset_records import AssetRecords
 from ..job_files import NO_ROOM
 from ..queue_view import QueueView
 from .body import CHUNK, Patience, check_length, too_large
@@ -29,16 +31,26 @@ log = logging.getLogger("sonic.gateway.uploads")
 
 TEXT_BYTES = 65_536  # of a field of a form
 PARTS = 64
+# What aiohttp raises for a form that is none.
+UNREADABLE = (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError)
 KEPT_FREE = 256 << 20  # bytes of the disk that uploads leave free
 YOUNG_S = 3600.0  # an upload whose job is not there yet is kept for so long
 SWEEP_S = 600.0
+
+
+class Digest(Protocol):
+    """What hashlib's digests can do."""
+
+    def update(self, data: bytes, /) -> object: ...
+
+    def hexdigest(self) -> str: ...
 
 
 @dataclass
 class Upload:
     """What came with one request. texts: fields of the form. files: by field, where they lie. digests: of the files.
 
-    names: of the files as the client calls them, for people.
+    names: of the files as the client calls them, for people. sizes: of the files, in bytes.
     """
 
     part: Path
@@ -47,6 +59,7 @@ class Upload:
     files: dict[str, Path] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def is_of(self, owner: str) -> None:
         """Name the folder, before it is kept, after the task or batch with which it goes one day."""
@@ -77,11 +90,20 @@ class Upload:
 
 @contextlib.asynccontextmanager
 async def received(
-    request: web.Request, places: Places, name: str, files: Collection[str], limit: int, pause_s: float
+    request: web.Request,
+    places: Places,
+    name: str,
+    files: Collection[str],
+    limit: int,
+    pause_s: float,
+    *,
+    ignored: Collection[str] = (),
+    digest: Callable[[], Digest] = hashlib.sha256,
 ) -> AsyncIterator[Upload]:
     """The form that a request carries; what it has laid down is gone again when the block raises. Raises Problem.
 
-    files: fields that may be files. limit: bytes of all together.
+    files: fields that may be files. limit: bytes of all together. ignored: fields that mean nothing here, and may come
+    more than once. digest: by which the files are known.
     """
     async with _new_upload(request, places, name, limit) as upload:
         patience, left = Patience(pause_s), limit
@@ -92,18 +114,20 @@ async def received(
                 if part is None:
                     break
                 key = part.name or ""
-                if key in upload.texts or key in upload.files:
+                if key in ignored:
+                    await _text_of(part, patience)
+                elif key in upload.texts or key in upload.files:
                     raise invalid(key, "is given twice.")
-                if part.filename is None:
+                elif part.filename is None:
                     upload.texts[key] = await _text_of(part, patience)
                 elif key not in files:
                     raise invalid(key or "body", f"cannot be a file here; {' and '.join(sorted(files))} can.")
                 else:
                     upload.names[key] = _stem(part.filename)
-                    left -= await _write(upload, key, part, patience, left, limit)
+                    left -= await _write(upload, key, part, patience, left, limit, digest)
             else:
                 raise Problem("bad-request", f"A form has at most {PARTS} parts here.")
-        except (ValueError, AssertionError, RuntimeError, LookupError) as error:
+        except UNREADABLE as error:
             raise Problem("bad-request", "The body is no multipart/form-data that can be read.") from error
         yield upload
 
@@ -114,7 +138,7 @@ async def received_whole(
 ) -> AsyncIterator[Upload]:
     """The same for a body that is one file."""
     async with _new_upload(request, places, name, limit) as upload:
-        await _write(upload, key, request.content, Patience(pause_s), limit, limit)
+        await _write(upload, key, request.content, Patience(pause_s), limit, limit, hashlib.sha256)
         yield upload
 
 
@@ -163,10 +187,16 @@ async def _text_of(part: BodyPartReader, patience: Patience) -> str:
 
 
 async def _write(
-    upload: Upload, key: str, source: BodyPartReader | StreamReader, patience: Patience, left: int, limit: int
+    upload: Upload,
+    key: str,
+    source: BodyPartReader | StreamReader,
+    patience: Patience,
+    left: int,
+    limit: int,
+    new_digest: Callable[[], Digest],
 ) -> int:
     """Stream one file to the disk; returns its size."""
-    path, digest, size = upload.part / key, hashlib.sha256(), 0
+    path, digest, size = upload.part / key, new_digest(), 0
     file: BinaryIO = await asyncio.to_thread(path.open, "xb")
     try:
         chunk = b"begin"
@@ -185,11 +215,11 @@ async def _write(
         await asyncio.to_thread(os.fsync, file.fileno())
     finally:
         await asyncio.to_thread(file.close)
-    upload.files[key], upload.digests[key] = path, digest.hexdigest()
+    upload.files[key], upload.digests[key], upload.sizes[key] = path, digest.hexdigest(), size
     return size
 
 
-def _append(file: BinaryIO, digest: hashlib._Hash, data: bytes) -> None:
+def _append(file: BinaryIO, digest: Digest, data: bytes) -> None:
     digest.update(data)
     file.write(data)
     file.flush()
@@ -220,18 +250,19 @@ def _unwritable(error: OSError) -> Problem:
 
 
 class OldUploads:
-    """Removes uploads whose job, or whose batch's every job, is no longer kept."""
+    """Removes uploads whose job, or whose batch's every job, is no longer kept, and files not used for long."""
 
-    def __init__(self, view: QueueView, places: Places) -> None:
+    def __init__(self, view: QueueView, places: Places, assets: AssetRecords) -> None:
         self._view = view
         self._places = places
+        self._assets = assets
 
     async def sweep(self, now_s: float | None = None) -> int:
         """Remove what nobody needs any more; returns how many uploads that were."""
         folders = await asyncio.to_thread(self._old, time.time() if now_s is None else now_s)
         removed = 0
         for folder, owner in folders:
-            if not owner or not await self._is_needed(owner):
+            if not owner or not await self._is_needed(owner, folder.name):
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
                 removed += 1
         if removed:
@@ -249,8 +280,8 @@ class OldUploads:
                     found.append((folder, match[1] if match else ""))
         return found
 
-    async def _is_needed(self, owner: str) -> bool:
-        if await self._view.job(owner):
+    async def _is_needed(self, owner: str, folder: str) -> bool:
+        if await self._assets.folder_of(owner) == folder or await self._view.job(owner):
             return True
         counts = await self._view.batch(owner)
         if not counts:

@@ -78,6 +78,9 @@ while at <= #ARGV do
       redis.call('HINCRBY', BATCH .. batch, 'total', #made)
       if caller ~= '' then redis.call('HSETNX', BATCH .. batch, 'caller', caller) end
       keep_batch(batch)
+      local owner = redis.call('HGET', BATCH .. batch, 'caller') or ''
+      redis.call('ZADD', BATCHES .. owner, time, batch)
+      redis.call('ZREMRANGEBYSCORE', BATCHES .. owner, '-inf', now - BATCH_KEPT_MS)
     end
     redis.call('HINCRBY', TOTALS, 'submitted', #made)
     if caller ~= '' then

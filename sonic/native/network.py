@@ -134,6 +134,13 @@ class SlicedFeedForward(FeedForward):
         return out
 
 
+def _plane_by_plane(_: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """What a norm is given, laid out channel by channel: ComfyUI's transformers leave the channels innermost, and there
+    torch's norm on a processor takes the variance as a difference of two large numbers, which costs three digits."""
+    (x,) = inputs
+    return (x.contiguous() if x.device.type == "cpu" else x,)
+
+
 class SonicUNet(UNetModel):
     """The SVD network of the published Sonic; weights by ComfyUI's names, plus ``attn2.to_{k,v}_ip``."""
 
@@ -150,6 +157,9 @@ class SonicUNet(UNetModel):
                     block.attn2 = SpeechCrossAttention(block.attn2, over_time=True, **made)
                     block.ff, block.ff_in = (SlicedFeedForward(part, **made) for part in (block.ff, block.ff_in))
         self._set_published_eps()
+        for module in self.modules():
+            if isinstance(module, torch.nn.GroupNorm):
+                module.register_forward_pre_hook(_plane_by_plane)
 
     def _set_published_eps(self) -> None:
         """ComfyUI has 1e-5 in every residual block; the published model was trained with 1e-6 in most of them."""

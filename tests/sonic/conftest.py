@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 
 log = logging.getLogger("tests.recorded")
 
+DATA = Path(__file__).parent.parent / "data"
+
 
 @pytest.fixture(scope="session")
 def comfy(comfyui_path: Path) -> Iterator[Any]:
@@ -88,15 +90,38 @@ class Recorded:
             made["embed_positions.weight"] = sinusoids(1500, self.config["whisper"]["d_model"])
         return made
 
+    def sparse(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Those pixels of (..., height, width) that are kept of what is only compared."""
+        step = self.config.get("pixel_step", 1)
+        return pixels[..., ::step, ::step]
+
+    @property
+    def long_spans(self) -> dict[str, list[list[int]]]:
+        """Ranges of mel frames, padded states and frames of tokens that are kept of the long sound."""
+        first = {"mel": [[2950, 3050]], "hidden": [[1490, 1520]], "tokens": [[370, 380]]}  # if golden.json is silent
+        return dict(self.config.get("long_spans", first))
+
     @property
     def head_channels(self) -> int:
         unet = self.config["unet"]
         return int(unet["block_out_channels"][0] // unet["num_attention_heads"][0])
 
 
+def recorded_folders(config: pytest.Config) -> list[Path]:
+    named: list[Path] | None = config.getoption("--recorded")
+    return named or [DATA / "golden", DATA / "golden_other"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What is held against recorded numbers runs with every folder; other tests need any network and take the first."""
+    if "recorded" in metafunc.fixturenames and metafunc.definition.get_closest_marker("every_recorded_folder"):
+        folders = recorded_folders(metafunc.config)
+        metafunc.parametrize("recorded", folders, indirect=True, scope="session", ids=[path.name for path in folders])
+
+
 @pytest.fixture(scope="session")
 def recorded(request: pytest.FixtureRequest) -> Recorded:
-    folder = request.config.getoption("--recorded")
+    folder: Path = getattr(request, "param", None) or recorded_folders(request.config)[0]
     if not (folder / "golden.json").is_file():
         pytest.fail(f"There are no recorded numbers in '{folder}' (golden.json).")
     return Recorded(folder)
