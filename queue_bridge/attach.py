@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from .ahead import Checks
+from .alert_watch import AlertWatch
 from .comfy_client import ComfyClient
 from .config import Settings, load_settings
 from .deliver import deliver
 from .departure import depart_on_sigterm
+from .device_load import device_load
 from .errors import BridgeError
 from .health import UNHEALTHY, Health
 from .job_files import JobFiles
@@ -87,6 +89,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     leaving = Leaving()
     health = Health()
     storage_trouble: dict[str, str] = {}
+    load = device_load(_uuid_of(devices))
 
     def describe() -> dict[str, Any]:
         return {
@@ -99,6 +102,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
             "unhealthy": health.trouble,
             "storage": dict(storage_trouble),
             **_device(devices, health),
+            **load(),
         }
 
     store = Store(connect(settings.url), settings)
@@ -128,6 +132,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     view = QueueView(store.client, store.keys, settings.url)
     outbox = Outbox(store)
     beside = [asyncio.create_task(Unserved(view, tell=outbox.tell_unserved).run(), name="sonic_unserved")]
+    beside.append(asyncio.create_task(AlertWatch(store, view, settings.alert_limits).run(), name="sonic_alerts"))
     if settings.notify:
         beside.append(asyncio.create_task(deliver(outbox, settings), name="sonic_deliver"))
     beside.append(asyncio.create_task(_probe(storage, identity, storage_trouble), name="sonic_storage_probe"))
@@ -188,6 +193,15 @@ def _tiers_of(devices: Any) -> tuple[int, ...]:
     if device.type == "cpu" or devices.get_total_memory(device) >= LARGEST_TIER_BYTES:
         return TIERS
     return TIERS[:-1]
+
+
+def _uuid_of(devices: Any) -> str:
+    """The card's UUID, which no setting changes as it does its number; '' without a card of NVIDIA."""
+    device = devices.get_torch_device()
+    if device.type != "cuda":
+        return ""
+    found = getattr(importlib.import_module("torch").cuda.get_device_properties(device), "uuid", "")
+    return f"GPU-{found}" if found else ""
 
 
 def _device(devices: Any, health: Health) -> dict[str, Any]:

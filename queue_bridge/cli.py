@@ -1,5 +1,5 @@
 """The command ``sonic-queue``: submit, run, status, list, watch, cancel, dead, drain, template, webhooks, notify,
-gateway, keys, serve-redis.
+gateway, keys, plan, serve-redis.
 
 Exit status: 0 when all is well (``submit`` and ``watch``: every job completed), 1 when a job did not, or the queue or
 the material cannot be used, 2 for a wrong argument, 130 after Ctrl-C, which leaves the jobs in the queue.
@@ -31,6 +31,7 @@ from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value, checked_callback,
 from .operator_commands import add_operator_commands, cancel, dead, drain
 from .orders import read_orders
 from .outcomes import HEADS, as_json, every_job_completed, rows_of, summary
+from .plan_command import add_plan_command, plan_fleet
 from .queue_view import QueueView
 from .redis_connection import check_server, connect
 from .run_one import add_run_command, check_files, run_one
@@ -101,6 +102,7 @@ def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
     add_operator_commands(commands, common)
     add_webhook_commands(commands, common)
     add_gateway_commands(commands, common)
+    add_plan_command(commands, common)
 
     serve = commands.add_parser("serve-redis", help="run the queue's own database server in this terminal")
     serve.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -187,6 +189,7 @@ async def _with_queue(arguments: argparse.Namespace) -> int:
         "webhooks": lambda arguments, queue: webhooks(arguments, queue.store),
         "notify": lambda arguments, queue: notify(arguments, queue.store, queue.view),
         "gateway": lambda arguments, queue: gateway(arguments, queue.store, queue.view, queue.templates),
+        "plan": lambda arguments, queue: plan_fleet(arguments, queue.view),
         "keys": lambda arguments, queue: keys(arguments, queue.store),
     }
     settings = cli_settings(arguments.url)

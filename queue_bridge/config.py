@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from .alerts import AlertLimits
 from .errors import BadJob, ConfigError
 from .fetch_limits import MEBIBYTE, Limits
 from .mail import ADDRESS, what_is_wrong_with_server
@@ -113,6 +114,10 @@ class Settings:
     mail_from: str = _setting("", "who mails to the operator are from; docs/webhooks.md says of what")
     mail_to: tuple[str, ...] = _setting((), "who gets them")
     mail_every_min: float = _setting(15.0, "at most one mail of a kind in so many minutes", low=0.01, high=10080)
+    alert_backlog: int = _setting(100, "more waiting jobs than this are an alert; 0: never", low=0)
+    alert_oldest_s: float = _setting(3600.0, "a job that waits for longer is one; 0: never", low=0)
+    alert_failure_rate: float = _setting(0.2, "and a larger share of jobs that fail; 0: never", low=0, high=1)
+    alert_window_min: float = _setting(30.0, "the share is that of so many minutes", low=1, high=10080)
     gateway_folder: str = _setting("", "where `sonic-queue gateway` keeps uploads and results; a folder in the roots")
     gateway_upload_mb: float = _setting(512.0, "an upload to the gateway may have so many MB", low=0.001, high=1e6)
     gateway_read_s: float = _setting(30.0, "a request's head, and each pause in its body, may take so long", low=0.1)
@@ -132,6 +137,11 @@ class Settings:
     def limits(self) -> Limits:
         """Of an input that is fetched."""
         return Limits(round(self.input_mib * MEBIBYTE), self.input_s, self.input_idle_s)
+
+    @property
+    def alert_limits(self) -> AlertLimits:
+        window_s = self.alert_window_min * 60
+        return AlertLimits(self.alert_backlog, self.alert_oldest_s, self.alert_failure_rate, window_s)
 
     @property
     def reach(self) -> Reach:

@@ -174,6 +174,16 @@ class Keys:
         return self._key("totals")
 
     @property
+    def figures(self) -> str:
+        """Hash: counts of all ends, repeated starts and seconds by stage, for metrics and plans (figures.py)."""
+        return self._key("figures")
+
+    @property
+    def alerts(self) -> str:
+        """Hash: what the operator has been told of, how many news there were, who looked last and when."""
+        return self._key("alerts")
+
+    @property
     def clock(self) -> str:
         """String: the latest time that a script has seen, so that a clock that is set back is noticed."""
         return self._key("clock")
@@ -284,6 +294,8 @@ class Keys:
             "TURN": self.turn,
             "CLOCK": self.clock,
             "TOTALS": self.totals,
+            "FIGURES": self.figures,
+            "ALERTS": self.alerts,
             "INSTANCES": self.instances,
             "LANES": self.lanes,
             "GRACE": self.grace,

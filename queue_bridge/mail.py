@@ -21,6 +21,7 @@ SUBJECTS: Mapping[str, str] = MappingProxyType(
         "endpoint disabled": "webhook addresses disabled",
         "webhook failed": "webhooks that could not be delivered",
         "batch ended": "batches ended",
+        "alert": "alerts",
     }
 )
 

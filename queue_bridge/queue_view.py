@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -12,6 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from .errors import JobError
+from .figures import Figures
 from .job import JobRecord
 from .keys import CLASSES, GROUP, Keys
 from .redis_connection import answer_to
@@ -121,6 +123,18 @@ class QueueView:
         for (job_class, lane), depth in zip(lanes, depths, strict=True):
             waiting[job_class][lane] = depth
         return Counts(waiting, running, retrying, dead, {name: int(value) for name, value in totals.items()})
+
+    async def figures(self) -> Figures:
+        """What was counted of all jobs since the queue began."""
+        return Figures.of_fields(await self._ask(self._client.hgetall(self._keys.figures)))
+
+    async def running_by_lane(self) -> dict[str, int]:
+        """How many jobs run, by the lane in which they waited."""
+        ids = await self._ask(self._client.zrange(self._keys.leases, 0, -1))
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for task_id in ids:
+                pipeline.hget(self._keys.job(task_id), "lane")
+            return dict(Counter(lane for lane in await self._ask(pipeline.execute()) if lane))
 
     async def dead(self) -> list[str]:
         """Ids of the jobs in the dead letter, latest first."""

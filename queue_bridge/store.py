@@ -212,11 +212,11 @@ class Store:
         """Take the choice of an earlier start back, whose video is nowhere. Raises LeaseLost."""
         await self._owned("stage", job, "")
 
-    async def complete(self, job: JobRecord, result: Mapping[str, Any]) -> None:
-        """Commit the one result of a job. Raises LeaseLost."""
+    async def complete(self, job: JobRecord, result: Mapping[str, Any], counts: Sequence[Argument] = ()) -> None:
+        """Commit the one result of a job. counts: what it adds to those of all (figures.taken). Raises LeaseLost."""
         document = packed(job.completed(result), SMALL)
         values = ("", "", "", "", document, 0, "", "", int(self.settings.results_days > 0))
-        await self._owned("settle", job, State.COMPLETED.value, "completed", *values)
+        await self._owned("settle", job, State.COMPLETED.value, "completed", *values, *counts)
 
     async def settle(
         self, job: JobRecord, verdict: Verdict, error: str = "", kind: str = "", instance: str = ""

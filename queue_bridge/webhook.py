@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from standardwebhooks import Webhook
 
-EVENTS = ("job.completed", "job.failed", "job.cancelled", "batch.completed")
+EVENTS = ("job.completed", "job.failed", "job.cancelled", "batch.completed", "alert.began", "alert.ended")
 LONGEST_URL = 2000
 SECRET_PREFIX = "whsec_"
 SECRETS_MAX = 2

@@ -10,6 +10,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
+from .alert_watch import AlertWatch
 from .console import console_for, print_json, print_table
 from .errors import BadJob, ConfigError
 from .outbox import Delivery, Outbox
@@ -62,11 +63,15 @@ async def notify(arguments: argparse.Namespace, store: Store, view: QueueView) -
         print_json({"webhooks": len(endpoints(settings)), "mails": bool(settings.smtp_url)})
     else:
         console_for().print("Delivering webhooks and mails; Ctrl-C ends this, and nothing is lost by it.")
-    looking = asyncio.create_task(Unserved(view, tell=outbox.tell_unserved).run())
+    looking = [
+        asyncio.create_task(Unserved(view, tell=outbox.tell_unserved).run()),
+        asyncio.create_task(AlertWatch(store, view, settings.alert_limits).run()),
+    ]
     try:
         await deliver(outbox, settings)
     finally:
-        looking.cancel()
+        for one in looking:
+            one.cancel()
     return 0
 
 

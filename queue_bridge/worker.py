@@ -22,6 +22,7 @@ from .errors import (
     QueueUnavailable,
     StartStopped,
 )
+from .figures import taken
 from .health import Health
 from .job import RAW, JobRecord
 from .job_places import JobPlaces
@@ -180,8 +181,10 @@ class Worker:
         self._keeper.hold(job, lose)
         try:
             ends = (_lost(lost), wish_for(self._store, self._identity.name, job), self._leaving.grace_over())
-            result = await _unless(self._make(job, started, over), *ends)
-            await self._persist(lambda: self._store.complete(job, result))
+            watch = _Stopwatch(started)
+            result = await _unless(self._make(job, watch, over), *ends)
+            counts = _counts(job, result, watch.took)
+            await self._persist(lambda: self._store.complete(job, result, counts))
             log.info("job %s: completed in %.1f s", job.task_id, time.monotonic() - started)
         except LeaseLost as error:
             log.warning("job %s: %s", job.task_id, error)
@@ -262,8 +265,9 @@ class Worker:
         limits = Limits(limit_s, settings.silence_s, settings.interrupt_s)
         return Watchdog(limits, light_the_fuse, self._health.latch)
 
-    async def _make(self, job: JobRecord, started: float, over: asyncio.Event) -> dict[str, Any]:
+    async def _make(self, job: JobRecord, watch: _Stopwatch, over: asyncio.Event) -> dict[str, Any]:
         """Everything between claim and commit; returns the result that is to be committed."""
+        started = watch.since
         if job.staged is not None:  # by an earlier start, which died before it could say that it was done
             if await self._places.deliver(job.staged, job.task_id):
                 return dict(job.staged["result"])
@@ -287,10 +291,12 @@ class Worker:
                 self._waits = now.stage == WAITING
                 if not self._waits:
                     watchdog.hear()
+                    watch.begin()
                 report = progress.of_prompt(now.fraction, now.stage, time.monotonic())
                 if report:
                     reports.send(report)
 
+            watch.lap("fetch")
             prompt_id = _prompt_id(job)
             prefix = self._places.output_prefix(job.spec, job.token)
             try:
@@ -308,10 +314,11 @@ class Worker:
                 raise self._places.files.about_room(error) or error from error
             finally:
                 self._keeper.defuse(job)
+            watch.lap("run")
             over.set()
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced, saved = await asyncio.to_thread(self._produced, outcome, prompt.template, job)
-            quality = await self._quality_of(produced, outcome, job, prompt)
+            quality = await self._quality_of(produced, outcome, job, prompt, watch)
             laying = asyncio.create_task(self._places.stage(produced, job.spec, job.token))
             laid = await self._unless_in_vain(job, laying, asyncio.shield(laying))
         finally:
@@ -334,16 +341,18 @@ class Worker:
         await self._unless_in_vain(job, laying, self._persist(lambda: self._store.stage(job, laid)))
         if not await self._places.deliver(laid, job.task_id):
             raise BridgeError(f"The video of job {job.task_id} vanished from '{laid['staged']}' before its renaming.")
+        watch.lap("publish")
         return result
 
     async def _quality_of(
-        self, produced: Path, outcome: PromptResult, job: JobRecord, prompt: JobPrompt
+        self, produced: Path, outcome: PromptResult, job: JobRecord, prompt: JobPrompt, watch: _Stopwatch
     ) -> dict[str, Any]:
         """What is measured of a finished video, beside the next prompt. Raises BelowQuality for another seed."""
         engine = str(outcome.report("sonic").get("engine", ""))
         if not self._measure or job.spec.workflow == RAW or not is_measured(self._settings.quality, engine):
             return {}
         quality = await asyncio.to_thread(measured, self._measure, produced)
+        watch.lap("quality")
         if self._settings.quality_gate and SEED in prompt.template.parameters:
             pass_or_raise(quality, job.redraws)
         return quality
@@ -389,6 +398,26 @@ class Worker:
                 await asyncio.sleep(AWAY_S)
 
 
+class _Stopwatch:
+    """Seconds by stage of one start, for figures.py."""
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.took: dict[str, float] = {}
+        self._lap = since
+        self._begun = False
+
+    def begin(self) -> None:
+        """The prompt has begun; what it waited behind others before is no part of it."""
+        if not self._begun:
+            self._lap, self._begun = time.monotonic(), True
+
+    def lap(self, stage: str) -> None:
+        """A stage ends here."""
+        now = time.monotonic()
+        self.took[stage], self._lap = now - self._lap, now
+
+
 class _Reports:
     """Sends progress without holding up the work; of several that pile up only the newest goes out."""
 
@@ -416,6 +445,17 @@ class _Reports:
                 await self._store.progress(self._job, report.percent, report.stage, report.seconds_left)
             except (QueueUnavailable, LeaseLost) as error:  # a lost lease is the lease keeper's news
                 log.debug("progress of %s: %s", self._job.task_id, error)
+
+
+def _counts(job: JobRecord, result: Mapping[str, Any], took: Mapping[str, float]) -> list[str | int]:
+    """What a completed job adds to the counts of all jobs. What the pipeline's report says may be of any kind."""
+    report = result.get("report") or {}
+    video_s = report.get("seconds")
+    seconds = dict(took)
+    if job.attempt == 1 and job.started_s is not None:
+        seconds = {"wait": job.started_s - job.submitted_s, **took}
+    length_s = float(video_s) if isinstance(video_s, int | float) and "run" in took else 0.0
+    return taken(tier_of_lane(job.lane), str(report.get("engine", "")), seconds, length_s)
 
 
 def _prompt_id(job: JobRecord) -> str:

@@ -97,6 +97,13 @@ async def test_a_folder_of_twelve_is_shared_and_submitting_it_again_makes_no_job
         assert steps == sorted(steps)
         assert len(set(steps)) > 3
 
+    figures = await queue.view.figures()
+    for stage in ("wait", "fetch", "run", "publish"):
+        assert figures.seconds[stage, 512, "draft"].count >= 12
+    assert figures.seconds["run", 512, "draft"].total_s > figures.seconds["fetch", 512, "draft"].total_s
+    assert figures.video_s[512, "draft"] >= 12 * CLIP_S
+    assert all(one["resident"] > 10**8 for one in await queue.view.instances())
+
     before = (await queue.view.counts()).totals["submitted"]
     second = await asyncio.to_thread(sonic_queue, bridge, "submit", folder, "--resolution", "256", "--json")
     assert second.returncode == 0, second.stderr

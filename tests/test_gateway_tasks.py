@@ -338,6 +338,6 @@ async def test_metrics_have_depth_age_and_outcomes(hands: GatewayHands) -> None:
     assert lines['sonic_queue_depth{class="pending",tier="1024"}'] == "1"
     assert lines['sonic_queue_depth{class="priority",tier="512"}'] == "0"
     assert 0 < float(lines['sonic_queue_oldest_seconds{class="pending",tier="1024"}']) < 60
-    assert lines['sonic_tasks_ended{outcome="completed"}'] == "1"
+    assert lines['sonic_tasks_ended_total{state="completed",cause="completed"}'] == "1"
     assert lines["sonic_instances_all"] == "1"
     assert lines['sonic_gateway_requests_total{operation="createTask",status="202"}'] == "2"

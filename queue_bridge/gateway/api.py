@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import batches, exposition, followers, health, queue_info, result_download, tasks, thumbnails, watch
+from . import autoscale, batches, exposition, followers, health, queue_info, result_download, tasks, thumbnails, watch
 from .new_tasks import IDEMPOTENCY_KEY
 from .operations import JSON, MULTIPART, Answer, Operation
 
@@ -129,6 +129,10 @@ OPERATIONS = (
     Operation(
         "metrics", "GET", "/metrics", exposition.metrics, "read", "Figures for Prometheus; no key on this machine.",
         (Answer(200, "Prometheus' text format", content="text/plain"),),
+    ),
+    Operation(
+        "autoscale", "GET", "/autoscale", autoscale.autoscale, "read", "How many instances the queue could use.",
+        (Answer(200, "by tier, and in all", "Autoscale"),), query=autoscale.AUTOSCALE,
     ),
     Operation(
         "healthz", "GET", "/healthz", health.healthz, "", "Whether the gateway lives.",

@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from aiohttp import hdrs, web
 
+from ..alert_watch import AlertWatch
 from ..asset_records import AssetRecords
 from ..config import Settings
 from ..errors import QueueUnavailable
@@ -74,6 +75,7 @@ def build_app(
         app.router.add_get(address, _shown(serve))
     app.on_response_prepare.append(_with_headers)
     app.cleanup_ctx.append(_sweep)
+    app.cleanup_ctx.append(_watch)
     return app
 
 
@@ -192,3 +194,12 @@ async def _sweep(app: web.Application) -> AsyncIterator[None]:
     await gateway.events.stop()
     sweeping.cancel()
     await asyncio.gather(sweeping, return_exceptions=True)
+
+
+async def _watch(app: web.Application) -> AsyncIterator[None]:
+    """A gateway may be all that lives when no ComfyUI does, so it looks for alerts as well."""
+    gateway = app[GATEWAY]
+    watching = asyncio.create_task(AlertWatch(gateway.store, gateway.view, gateway.settings.alert_limits).run())
+    yield
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)

@@ -185,6 +185,13 @@ def schemas(templates: Mapping[str, Template]) -> dict[str, Schema]:
         "Instances": _object(
             {"instances": {"type": "array", "items": {"type": "object", "properties": {name: {} for name in INSTANCE}}}}
         ),
+        "Autoscale": _object(
+            {
+                "tiers": {"type": "object", "additionalProperties": LOAD},
+                "total": LOAD,
+                "instances": {"type": "array", "items": _object({"name": TEXT, "busy": {"type": "boolean"}})},
+            }
+        ),
         "Status": _object({"status": TEXT}),
         "Problem": {
             "type": "object",
@@ -204,6 +211,9 @@ def schemas(templates: Mapping[str, Template]) -> dict[str, Schema]:
 def _object(properties: Mapping[str, Schema]) -> Schema:
     fixed = {"required": list(properties), "additionalProperties": False}
     return {"type": "object", "properties": dict(properties), **fixed}
+
+
+LOAD = _object(dict.fromkeys(("waiting", "running", "instances", "desired"), COUNT))
 
 
 def _list(name: str) -> Schema:

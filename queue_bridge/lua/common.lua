@@ -68,6 +68,9 @@ local function wake()
   redis.call('XADD', WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
 end
 
+-- One more in the counts of all jobs (figures.py).
+local function tally(field) redis.call('HINCRBY', FIGURES, field, 1) end
+
 -- Adds one to a number of a job; one that was spoilt by hand begins again. Answers what it is then.
 local function step(key, field)
   local answer = redis.pcall('HINCRBY', key, field, 1)
@@ -153,6 +156,40 @@ local function end_message(id, state, said)
   redis.call('HINCRBY', OUTBOX_TOTALS, state, 1)
 end
 
+local function iso(ms)  -- the civil date of a day: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"
+  if not ms or ms == '' then return nil end
+  local seconds, rest = math.floor(ms / 1000), ms % 1000
+  local days, second = math.floor(seconds / 86400) + 719468, seconds % 86400
+  local era = math.floor(days / 146097)
+  local doe = days - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local mp = math.floor((5 * doy + 2) / 153)
+  local day, month = doy - math.floor((153 * mp + 2) / 5) + 1, mp < 10 and mp + 3 or mp - 9
+  local year = yoe + era * 400 + (month <= 2 and 1 or 0)
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', year, month, day, math.floor(second / 3600),
+    math.floor(second / 60) % 60, second % 60, rest)
+end
+
+-- Whole messages to those of the listeners (address -> its events, '' for all) that want this kind. number: how many of this
+-- name there are already; answers how many there are then.
+local function add_messages(listeners, name, number, kind, about, data)
+  local body = cjson.encode({ type = kind, timestamp = iso(now), data = data })
+  for url, events in pairs(listeners) do
+    if events == '' or string.find(' ' .. events .. ' ', ' ' .. kind .. ' ', 1, true) then
+      number = number + 1
+      local message = number == 1 and name or name .. '_' .. number
+      local host = string.lower(string.match(url, '^%a+://([^/?#]+)') or '')
+      redis.call('HSET', MESSAGE .. message, 'state', 'pending', 'url', url, 'host', host, 'event', kind,
+        'about', about, 'made_ms', integer(now), 'body', body)
+      redis.call('PEXPIRE', MESSAGE .. message, integer(math.max(MESSAGE_KEPT_MS, RETENTION_MS)))
+      redis.call('ZADD', OUTBOX, integer(now), message)
+      redis.call('XADD', OUTBOX_WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
+    end
+  end
+  return number
+end
+
 -- Tells of a job's end outside: its callback, the operator's webhooks, mails. Whole messages, which nobody changes any
 -- more, in the same step as the end itself. sinks: address -> its events ('' for all). job: what the record said.
 local function tell_end(id, state, cause, batch, event, sinks, job)
@@ -163,36 +200,7 @@ local function tell_end(id, state, cause, batch, event, sinks, job)
   if job.callback then listeners[job.callback] = '' end
   local name = 'msg_' .. string.gsub(id, '[^%w_-]', '-') .. '_' .. string.gsub(event, '-', '_')
 
-  local function iso(ms)  -- the civil date of a day: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"
-    if not ms or ms == '' then return nil end
-    local seconds, rest = math.floor(ms / 1000), ms % 1000
-    local days, second = math.floor(seconds / 86400) + 719468, seconds % 86400
-    local era = math.floor(days / 146097)
-    local doe = days - era * 146097
-    local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
-    local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
-    local mp = math.floor((5 * doy + 2) / 153)
-    local day, month = doy - math.floor((153 * mp + 2) / 5) + 1, mp < 10 and mp + 3 or mp - 9
-    local year = yoe + era * 400 + (month <= 2 and 1 or 0)
-    return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', year, month, day, math.floor(second / 3600),
-      math.floor(second / 60) % 60, second % 60, rest)
-  end
-
-  local function send(kind, about, data)
-    local body = cjson.encode({ type = kind, timestamp = iso(now), data = data })
-    for url, events in pairs(listeners) do
-      if events == '' or string.find(' ' .. events .. ' ', ' ' .. kind .. ' ', 1, true) then
-        made = made + 1
-        local message = made == 1 and name or name .. '_' .. made
-        local host = string.lower(string.match(url, '^%a+://([^/?#]+)') or '')
-        redis.call('HSET', MESSAGE .. message, 'state', 'pending', 'url', url, 'host', host, 'event', kind,
-          'about', about, 'made_ms', integer(now), 'body', body)
-        redis.call('PEXPIRE', MESSAGE .. message, integer(math.max(MESSAGE_KEPT_MS, RETENTION_MS)))
-        redis.call('ZADD', OUTBOX, integer(now), message)
-        redis.call('XADD', OUTBOX_WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
-      end
-    end
-  end
+  local function send(kind, about, data) made = add_messages(listeners, name, made, kind, about, data) end
 
   if next(listeners) then
     local data = {
@@ -240,6 +248,7 @@ local function count_end(id, state, cause, batch, caller, sinks, job)
   if caller then redis.call('HINCRBY', UNENDED, caller, -1) end
   redis.call('RPUSH', ENDED, integer(now) .. ' ' .. id)
   redis.call('HINCRBY', TOTALS, state, 1)
+  tally('ended:' .. state .. ':' .. cause)
   if batch then redis.pcall('HINCRBY', BATCH .. batch, state, 1) end
   local event = emit(id, state, cause)
   if sinks then tell_end(id, state, cause, batch, event, sinks, job) end
@@ -366,6 +375,7 @@ local function after_crash(id)
   if stage == NOT_BEGUN then return give_back(id, key, 'instance died') end
   owner = owner or '?'
   local crashes = step(key, 'crashes')
+  tally('returned:crashes')
   local sentence = 'The instance ' .. owner .. ' died or stalled while it ran this job.'
   remember(key, { attempt = tonumber(attempt), kind = 'crash', instance = owner, error = sentence })
   if crashes >= CRASHES_MAX then
