@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from .health import UNHEALTHY
+from .launch_comfyui import WORKER_DIED
 
 CRASH_LOOP = 5  # failures in a row without a stable time between them
 FEW = 2  # failures that may pass
@@ -106,34 +107,39 @@ class Place:
         return self._refresh
 
     def hurry(self, grace_s: float, now_s: float) -> None:
-        """The job at hand has no longer than this from now on."""
-        self._drain_until_s = min(self._drain_until_s, now_s + grace_s)
+        """When it is told to end: the job at hand has no longer than this from now on."""
+        if not self._hurried:
+            self._drain_until_s = min(self._drain_until_s, now_s + grace_s)
 
     def start_failed(self, sentence: str, now_s: float) -> None:
         """The process could not even be started."""
         self._fail(sentence, now_s, 0.0)
 
-    def look(self, seen: Seen, now_s: float) -> Action:
-        """What is to be done."""
+    def explain(self, words: str) -> None:
+        """Words of the server itself belong to the failure that was just seen."""
+        self.last_end = f"{self.last_end} {words}".strip()
+
+    def look(self, seen: Seen, now_s: float, may_start: bool = True) -> Action:
+        """What is to be done. may_start: it is its turn; on a machine they start one after the other."""
         if self.phase is Phase.OFF or self.phase is Phase.WAITING:
-            return self._look_at_nothing(now_s)
+            return self._look_at_nothing(now_s, may_start)
         self.running = seen.running
         if self.phase is Phase.DRAINING:
             return self._look_at_leaving(seen, now_s)
         if not seen.alive:
             fault = seen.status == UNHEALTHY
-            why = "its card has failed or a prompt hung (exit status 71)" if fault else f"exit status {seen.status}"
-            self._fail(f"It ended: {why}. {seen.words}".rstrip(), now_s, self._patience.fault_s if fault else 0.0)
+            why = _how_it_ended(seen.status)
+            self._fail(f"It ended {why}.", now_s, self._patience.fault_s if fault else 0.0)
             return Action.KILL  # what is left of it
         if not self.wanted or self._refresh:
             return self._leave(now_s)
         return self._look_at_living(seen, now_s)
 
-    def _look_at_nothing(self, now_s: float) -> Action:
+    def _look_at_nothing(self, now_s: float, may_start: bool) -> Action:
         if not self.wanted:
             self._enter(Phase.OFF, now_s)
             return Action.NOTHING
-        if self.phase is Phase.WAITING and now_s < self.next_start_s:
+        if not may_start or (self.phase is Phase.WAITING and now_s < self.next_start_s):
             return Action.NOTHING
         self._begin(now_s)
         return Action.START
@@ -152,7 +158,7 @@ class Place:
         if now_s - self._told_s <= limit_s:
             return Action.NOTHING
         how = "did not join the queue" if self.phase is Phase.STARTING else "was alive but out of the queue"
-        self._fail(f"It {how} for {limit_s:g} s and was ended. {seen.words}".rstrip(), now_s, 0.0)
+        self._fail(f"It {how} for {limit_s:g} s, and was ended.", now_s, 0.0)
         return Action.KILL
 
     def _look_at_leaving(self, seen: Seen, now_s: float) -> Action:
@@ -194,3 +200,13 @@ class Place:
             self.phase, self.since_s, self.idle_since_s = phase, now_s, None
         if phase in (Phase.OFF, Phase.WAITING):
             self.running = ""
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status == UNHEALTHY:
+        return f"with exit status {status}, since its card has failed or a prompt hung"
+    if status == WORKER_DIED:
+        return f"with exit status {status}, since the thread that runs prompts has ended"
+    if status is not None and status < 0:
+        return f"by signal {-status}"
+    return f"with exit status {status}"

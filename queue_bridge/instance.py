@@ -189,14 +189,14 @@ class Instance:
             self.process.terminate()
 
     def kill(self) -> None:
-        """End the process and everything in its group at once."""
+        """End the process and everything in its group at once; does not wait, as one that hangs in a driver stays."""
         if self.process is None:
             return
         if os.name == "posix":
             _signal_group(self.process, signal.SIGKILL)
         elif self.process.poll() is None:
             self.process.kill()
-        self.process.wait()
+        self.process.poll()
         if self.process.stdin:
             self.process.stdin.close()
 
