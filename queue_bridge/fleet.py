@@ -118,15 +118,15 @@ class Server:
     def _seen(self, registered: Mapping[str, Mapping[str, Any]] | None) -> Seen:
         process = self.instance.process if self.instance else None
         status = process.poll() if process else None
-        alive = process is not None and status is None
         entry = (registered or {}).get(self.place.name)
         # Its predecessor may be there for a moment. On Windows the interpreter of a venv is a child of what we started.
-        ours = alive and entry is not None and (os.name == "nt" or str(entry.get("process")) == str(process.pid))
-        if ours and entry is not None:
-            self.lanes = frozenset(lanes_of(entry.get("tiers", ()), entry.get("engines", ())))
-            self.draining = bool(entry.get("draining")) or bool(entry.get("unhealthy"))
-        in_queue = None if registered is None else ours
-        return Seen(alive, status, in_queue, str(entry.get("running", "")) if ours and entry else "")
+        ours = process is not None and status is None and (os.name == "nt" or _process_of(entry) == process.pid)
+        if entry is None or not ours:
+            in_queue = None if registered is None else False
+            return Seen(alive=process is not None and status is None, status=status, in_queue=in_queue)
+        self.lanes = frozenset(lanes_of(entry.get("tiers", ()), entry.get("engines", ())))
+        self.draining = bool(entry.get("draining")) or bool(entry.get("unhealthy"))
+        return Seen(alive=True, in_queue=True, running=str(entry.get("running", "")))
 
     def _do(self, action: Action) -> None:
         if action is Action.START:
@@ -381,6 +381,11 @@ class Fleet:
                         f"{place.name} did not come back, so the others were not started anew. {place.last_end}"
                     )
                 await asyncio.sleep(TICK_S)
+
+
+def _process_of(entry: Mapping[str, Any] | None) -> int:
+    text = str((entry or {}).get("process", ""))
+    return int(text) if text.isdecimal() else 0
 
 
 def _host(settings: Settings) -> str:

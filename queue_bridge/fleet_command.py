@@ -1,4 +1,4 @@
-"""``sonic-queue fleet``: one ComfyUI for each card of this machine; ``fleet status`` and ``fleet restart`` beside it."""
+"""``sonic-queue fleet``: one ComfyUI for each card of this machine, with ``fleet status`` and ``fleet restart``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add_fleet_command(commands: Any, common: argparse.ArgumentParser) -> None:
     fleet.add_argument("--comfyui", type=Path, help="the folder with ComfyUI's main.py")
     fleet.add_argument("--models", type=Path, help="the models of all servers (default: those of --comfyui)")
     fleet.add_argument("--gpus", metavar="all|LIST", help="cards, by number or UUID (default: all)")
-    fleet.add_argument("--cpu", type=int, default=0, metavar="N", help="servers on the processor (without --gpus: only)")
+    fleet.add_argument("--cpu", type=int, default=0, metavar="N", help="servers on the processor; alone, no cards")
     fleet.add_argument("--min", type=int, metavar="N", help="servers at least (default: one for each device)")
     fleet.add_argument("--max", type=int, metavar="N", help="servers at most (default: one for each device)")
     fleet.add_argument("--port", type=int, default=8188, help="of the first server; 0: free ones (default: 8188)")

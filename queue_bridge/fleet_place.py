@@ -191,7 +191,9 @@ class Place:
         self._refresh = False
         self.last_end = sentence
         longer = min(self.failures - 1, 30)
-        wait_s = min(max(self._patience.backoff_s, at_least_s) * 2**longer, max(self._patience.backoff_max_s, at_least_s))
+        wait_s = min(
+            max(self._patience.backoff_s, at_least_s) * 2**longer, max(self._patience.backoff_max_s, at_least_s)
+        )
         self.next_start_s = now_s + wait_s
         self._enter(Phase.WAITING, now_s)
 

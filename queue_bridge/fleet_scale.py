@@ -108,7 +108,7 @@ class _Waiting:
 
 
 def _waiting_for_us(seats: Collection[Seat], backlog: Backlog) -> _Waiting:
-    """Jobs that no seat can run would let servers start for nothing; what a new one can run shows when it has joined."""
+    """Jobs that no seat can run would let servers start for nothing; what a new one can shows when it has joined."""
     ours = [
         lane
         for lane, count in backlog.jobs.items()
