@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from comfyui_sonic.queue_bridge.fleet_scale import Backlog, Decision, Limits, Past, Seat, decide
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 LANES = frozenset({"512", "768", "1024"})
@@ -148,6 +148,7 @@ def limits(draw: st.DrawFn) -> Limits:
 bursts = st.lists(st.tuples(st.integers(0, 3600), st.integers(1, 200)), max_size=6)
 
 
+@settings(max_examples=30, deadline=None)
 @given(limits(), bursts, st.floats(1, 300))
 def test_whatever_comes_there_are_never_too_few_or_too_many_and_changes_rest(
     given_limits: Limits, came: list[tuple[int, int]], work_s: float
@@ -163,6 +164,7 @@ def test_whatever_comes_there_are_never_too_few_or_too_many_and_changes_rest(
             assert after_s - before_s >= given_limits.down_idle_s + machine.start_s
 
 
+@settings(max_examples=15, deadline=None)
 @given(limits(), st.floats(1, 60), st.integers(1, 8))
 def test_under_a_steady_load_the_number_of_servers_comes_to_rest(
     given_limits: Limits, work_s: float, every: int
@@ -178,6 +180,7 @@ def test_under_a_steady_load_the_number_of_servers_comes_to_rest(
     assert sum(map(abs, late)) <= 1, machine.changes
 
 
+@settings(max_examples=15, deadline=None)
 @given(limits(), st.integers(1, 400))
 def test_after_a_burst_all_is_done_and_the_least_number_is_left(given_limits: Limits, count: int) -> None:
     machine = Machine(given_limits, work_s=10.0)
