@@ -237,7 +237,8 @@ class Fleet:
             for task in beside:
                 task.cancel()
             for server in self.servers:
-                if server.instance:
+                # One that ended long ago may have left its number to another program.
+                if server.instance and server.instance.is_alive():
                     server.instance.kill()
             await asyncio.gather(*beside, return_exceptions=True)
 
