@@ -156,6 +156,7 @@ def main() -> int:
     here = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".quickstart" / "ComfyUI")
     parser.add_argument("--comfyui", type=Path, default=here)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # nothing of ours stays behind
     with (
         tempfile.TemporaryDirectory(prefix="sonic-") as temporary,
         RedisServer(Path(temporary) / "redis", outlives_us=False) as redis,

@@ -45,7 +45,7 @@ def add_fleet_command(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def fleet(arguments: argparse.Namespace, settings: Settings) -> int:
     """Run the fleet until SIGTERM or Ctrl-C."""
-    plan = _plan(arguments)
+    plan = plan_of(arguments)
     logging.getLogger("sonic.fleet").setLevel(logging.INFO)
     with owned(plan.folder):
         asyncio.run(_run(plan, settings, as_json=arguments.json))
@@ -76,7 +76,7 @@ def _heed_signals(running: Fleet) -> None:
         loop.add_signal_handler(signal.SIGHUP, running.restart)
 
 
-def _plan(arguments: argparse.Namespace) -> Plan:
+def plan_of(arguments: argparse.Namespace) -> Plan:
     """What is asked for, checked. Raises FleetError or InstanceError with what is wrong."""
     if arguments.comfyui is None:
         raise FleetError("--comfyui: name the folder with ComfyUI's main.py.")

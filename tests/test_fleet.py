@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comfyui_sonic.queue_bridge.cli import parser
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.devices import Device
-from comfyui_sonic.queue_bridge.errors import FleetError
+from comfyui_sonic.queue_bridge.errors import BridgeError, FleetError
 from comfyui_sonic.queue_bridge.fleet import Fleet, Plan
+from comfyui_sonic.queue_bridge.fleet_command import plan_of
 from comfyui_sonic.queue_bridge.fleet_folders import lay_out
 from comfyui_sonic.queue_bridge.fleet_place import Phase
 from comfyui_sonic.queue_bridge.fleet_state import owned, tell, told
@@ -235,6 +237,60 @@ def test_the_servers_end_when_the_fleet_is_killed(redis_url: str, tmp_path: Path
     while process_lives(process):
         assert time.monotonic() < deadline, "the server outlived its fleet"
         time.sleep(0.05)
+
+
+# --- what is asked for -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "--comfyui: name the folder with ComfyUI's main.py."),
+        (("--comfyui", "{empty}"), "There is no ComfyUI in '{empty}': main.py is missing there."),
+        (("--comfyui", "{comfyui}"), "The folder '{comfyui}/models' for models is not there; name another one with"),
+        (
+            ("--comfyui", "{comfyui}", "--models", "{empty}", "--cpu", "2", "--max", "3"),
+            "--max: 3 is outside 1 to 2, the",
+        ),
+        (
+            ("--comfyui", "{comfyui}", "--models", "{empty}", "--cpu", "2", "--max", "1", "--min", "2"),
+            "--min: 2 is outside",
+        ),
+        (("--comfyui", "{comfyui}", "--models", "{empty}", "--cpu", "65"), "--cpu: 65 is outside 0 to 64."),
+        (
+            ("--comfyui", "{comfyui}", "--models", "{empty}", "--cpu", "2", "--port", "80"),
+            "--port: 80 is outside 1024 to",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    places = {"empty": tmp_path / "empty", "comfyui": tmp_path / "comfyui"}
+    for place in places.values():
+        place.mkdir()
+    (places["comfyui"] / "main.py").touch()
+    arguments = parser().parse_args(["fleet", *(option.format(**places) for option in options)])
+    with pytest.raises(BridgeError) as raised:
+        plan_of(arguments)
+    assert str(raised.value).startswith(words.format(**places))
+
+
+def test_as_a_rule_every_device_has_a_server_and_a_range_may_be_named(tmp_path: Path) -> None:
+    (tmp_path / "main.py").touch()
+    given = [
+        "fleet",
+        "--comfyui",
+        str(tmp_path),
+        "--models",
+        str(tmp_path),
+        "--cpu",
+        "3",
+        "--arguments",
+        "--fast --x 'a b'",
+    ]
+    plan = plan_of(parser().parse_args(given))
+    assert (plan.low, plan.high, plan.port, plan.arguments) == (3, 3, 8188, ("--fast", "--x", "a b"))
+    plan = plan_of(parser().parse_args([*given, "--min", "0", "--max", "2"]))
+    assert (plan.low, plan.high) == (0, 2)
 
 
 # --- folders, logs ---------------------------------------------------------------------------------------------------
