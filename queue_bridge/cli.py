@@ -1,5 +1,5 @@
 """The command ``sonic-queue``: submit, run, status, list, watch, cancel, dead, drain, template, webhooks, notify,
-gateway, keys, plan, serve-redis.
+gateway, keys, plan, fleet, serve-redis.
 
 Exit status: 0 when all is well (``submit`` and ``watch``: every job completed), 1 when a job did not, or the queue or
 the material cannot be used, 2 for a wrong argument, 130 after Ctrl-C, which leaves the jobs in the queue.
@@ -25,6 +25,7 @@ from rich.console import Console
 from .config import Settings, load_settings
 from .console import JobsDisplay, console_for, print_json, print_table
 from .errors import BadJob, BridgeError, ConfigError
+from .fleet_command import add_fleet_command, fleet, fleet_restart, fleet_status
 from .follow import Follower
 from .gateway.command import add_gateway_commands, gateway, keys
 from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value, checked_callback, checked_consent_id
@@ -104,6 +105,8 @@ def parser(further: Sequence[AddCommands] = ()) -> argparse.ArgumentParser:
     add_gateway_commands(commands, common)
     add_plan_command(commands, common)
 
+    add_fleet_command(commands, common)
+
     serve = commands.add_parser("serve-redis", help="run the queue's own database server in this terminal")
     serve.add_argument("--json", action="store_true", help="print JSON instead of text")
     serve.add_argument("--data", type=Path, default=Path("sonic-queue-data"), help="where it keeps its data")
@@ -141,6 +144,8 @@ def main(
             return run(arguments)
         if arguments.command == "run" and arguments.local:
             return _locally(arguments, run_here)
+        if arguments.command == "fleet":
+            return _fleet(arguments)
         if arguments.command == "serve-redis":
             from .serve_redis import serve_redis
 
@@ -164,6 +169,12 @@ def _locally(arguments: argparse.Namespace, run_here: Callable[[argparse.Namespa
         raise BadJob("--local", "is there in the whole package only; start it as sonic-queue.")
     check_files(arguments)
     return run_here(arguments)
+
+
+def _fleet(arguments: argparse.Namespace) -> int:
+    if arguments.action == "run":
+        return fleet(arguments, cli_settings(arguments.url))
+    return fleet_status(arguments) if arguments.action == "status" else fleet_restart(arguments)
 
 
 def cli_settings(url: str | None) -> Settings:

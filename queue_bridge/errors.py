@@ -16,6 +16,7 @@ BridgeError
 ├── StartStopped          an operator's wish ends this start; ``cause`` is "cancelled" or "drained"
 ├── VideoNotMade          a job that somebody waited for has failed or was cancelled
 ├── InstanceError         a ComfyUI server could not be started, or is gone
+├── FleetError            a host's ComfyUI servers cannot be run as asked: no such card, a folder in use
 ├── PromptRejected        ComfyUI refused the graph before running it (a wrong input, a missing node)
 ├── PromptFailed          a node failed while the graph ran
 ├── PromptInterrupted     somebody interrupted the prompt
@@ -126,6 +127,10 @@ class VideoNotMade(BridgeError):
 
 class InstanceError(BridgeError):
     """Raised when a ComfyUI server cannot be started, does not answer, or has ended."""
+
+
+class FleetError(BridgeError):
+    """Raised when the ComfyUI servers of a host cannot be run as it was asked, or none are run in a folder."""
 
 
 class BelowQuality(BridgeError):

@@ -141,7 +141,8 @@ class Instance:
         for folder in FOLDERS:
             (self.base_directory / folder).mkdir(parents=True, exist_ok=True)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("wb") as log_file:
+        self.log_file.write_bytes(b"")
+        with self.log_file.open("ab") as log_file:  # appending, so that it may be cut while the server writes
             try:
                 self.process = subprocess.Popen(
                     self._command(main_py),
@@ -164,7 +165,7 @@ class Instance:
             if not self.is_alive():
                 status = self.process.returncode if self.process else None
                 raise InstanceError(
-                    f"ComfyUI ended while starting (exit status {status}): {self._last_words()} "
+                    f"ComfyUI ended while starting (exit status {status}): {self.last_words()} "
                     f"The whole log is {self.log_file}."
                 )
             if self.is_ready():
@@ -181,6 +182,23 @@ class Instance:
         """True when this very server (not another one on the same port) answers."""
         stats = system_stats(self.address)
         return stats is not None and serves_from(stats, self.base_directory)
+
+    def ask_to_leave(self) -> None:
+        """SIGTERM to the server alone: its bridge takes no new job and lets the one at hand end (departure.py)."""
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """End the process and everything in its group at once; does not wait, as one that hangs in a driver stays."""
+        if self.process is None:
+            return
+        if os.name == "posix":
+            _signal_group(self.process, signal.SIGKILL)
+        elif self.process.poll() is None:
+            self.process.kill()
+        self.process.poll()
+        if self.process.stdin:
+            self.process.stdin.close()
 
     def stop(self) -> None:
         """End the process and everything in its group: SIGINT, then SIGTERM, then SIGKILL. Safe to call again."""
@@ -221,7 +239,7 @@ class Instance:
             *self.arguments,
         ]
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         """The last line of the log that says something, for a sentence."""
         try:
             lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()

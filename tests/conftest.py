@@ -35,7 +35,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # What starts servers or takes times runs while nothing else does; the rest of the tests use all cores.
 ALONE_FIXTURES = {"bridge", "comfyui", "rabbitmq_url"}
-ALONE_MODULES = {"test_celery", "test_chaos", "test_departure", "test_instance", "test_lease", "test_quickstart"}
+ALONE_MODULES = {
+    "test_celery",
+    "test_chaos",
+    "test_departure",
+    "test_fleet",
+    "test_fleet_in_comfyui",
+    "test_instance",
+    "test_lease",
+    "test_quickstart",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
