@@ -110,7 +110,6 @@ BRIDGE_CORE = [
         "alerts",
         "capacity",
         "figures",
-        "fleet_place",
         "fleet_scale",
         "health",
         "raw_prompt",
