@@ -1,10 +1,11 @@
 """Measures what is done to finished frames and sound, on the shipped examples; prints JSON, before and after.
 
-    python -m bench.quality [--sheet FILE] [--only STAGE ...]
+    python -m bench.quality [--models DIR] [--sheet FILE] [--only STAGE ...]
 
-The clips are the draft engine's: each example portrait speaks each example voice and the tests' own. What is wrong with
-a clip is planted, so that what is right is known: strobing, steps between windows, a sound that is 80 ms off, a mouth
-that stands open, frames that are held out, colours that are off in a crop.
+The clips are the draft engine's, or with ``--models`` (a ComfyUI's folder, with ComfyUI itself on PYTHONPATH) Sonic's:
+each example portrait speaks each example voice and the tests' own. What is wrong with a clip is planted, so that what
+is right is known: strobing, steps between windows, a sound that is 80 ms off, a mouth that stands open, frames that are
+held out, colours that are off in a crop.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from comfyui_sonic.sonic.audio import MODEL_RATE, read_sound, speech_for_models
+from comfyui_sonic.sonic.checkpoints import sonic_files
 from comfyui_sonic.sonic.draft.mouth_shapes import mouth_shapes
 from comfyui_sonic.sonic.draft.performance import Performance
 from comfyui_sonic.sonic.draft.render import DraftClip, render_draft
+from comfyui_sonic.sonic.engine import choose_engine, load_sonic, render
 from comfyui_sonic.sonic.frames import Frame, FrameSource, StillFrames
 from comfyui_sonic.sonic.loudness import at_usual_loudness, integrated_loudness
 from comfyui_sonic.sonic.options import InferenceOptions, PrepareOptions
@@ -54,6 +58,7 @@ WINDOW, STEP = 25, 4.0  # frames of a window, levels of 255
 PLANTED_S = 0.08
 OPEN_JAW = 0.3
 TINT = np.array([8, -5, 4])
+Make = Callable[[PreparedData, InferenceOptions], FrameSource]
 METHODS: tuple[SmoothingMethod, ...] = ("light", "flow", "both")
 
 
@@ -82,10 +87,10 @@ def outside_brightness(frames: Sequence[Frame], prepared: PreparedData) -> NDArr
     return np.array([np.concatenate([f[:, :left], f[:, right:]], axis=1).mean() for f in frames])
 
 
-def smoothing(picture: str, voice: Path) -> dict[str, Any]:
+def smoothing(make: Make, picture: str, voice: Path) -> dict[str, Any]:
     prepared = prepared_of(picture, voice)
     assert prepared.face is not None
-    clip = list(render_draft(prepared, InferenceOptions(fps=FPS)).frames(0, FRAMES))
+    clip = list(make(prepared, InferenceOptions(fps=FPS)).frames(0, FRAMES))
     at = np.arange(len(clip))
     strobe = 1 + STROBE * np.sin(2 * np.pi * STROBE_HZ * at / FPS)
     levels = np.random.default_rng(1).uniform(-STEP, STEP, len(clip) // WINDOW + 1)[at // WINDOW]
@@ -124,9 +129,9 @@ def smoothing(picture: str, voice: Path) -> dict[str, Any]:
     return result
 
 
-def lip_sync(picture: str, voice: Path) -> dict[str, Any]:
+def lip_sync(make: Make, picture: str, voice: Path) -> dict[str, Any]:
     prepared = prepared_of(picture, voice)
-    clip = render_draft(prepared, InferenceOptions(fps=FPS))
+    clip = make(prepared, InferenceOptions(fps=FPS))
     openings = mouth_openings(clip.frames(0, min(clip.count, int(15 * FPS))))
     result = {}
     for planted_s in (-PLANTED_S, PLANTED_S):
@@ -184,11 +189,11 @@ def silence(picture: str, voice: Path) -> dict[str, Any] | None:
     }
 
 
-def interpolation(picture: str, voice: Path) -> dict[str, float]:
+def interpolation(make: Make, picture: str, voice: Path) -> dict[str, float]:
     """Every second frame is held out and made anew: mean error around the face, beside that of blending."""
     prepared = prepared_of(picture, voice)
     assert prepared.face is not None
-    clip = list(render_draft(prepared, InferenceOptions(fps=FPS, motion_scale=2.0)).frames(0, 51))
+    clip = list(make(prepared, InferenceOptions(fps=FPS, motion_scale=2.0)).frames(0, 51))
     made = RetimedFrames(Kept(clip[::2]), FPS / 2, FPS, FlowBetween(*clip[0].shape[:2]))
     x1, y1, x2, y2 = (max(0, int(value)) for value in prepared.face.box)
     face = np.s_[y1:y2, x1:x2]
@@ -202,10 +207,10 @@ def interpolation(picture: str, voice: Path) -> dict[str, float]:
     return {"error": float(np.mean(flow)), "error_of_blending": float(np.mean(blend))}
 
 
-def composite(picture: str, voice: Path) -> dict[str, Any]:
+def composite(make: Make, picture: str, voice: Path) -> dict[str, Any]:
     """A crop with its colours off, laid back: the step over its edge beyond the picture's own, pasted and composed."""
     prepared = prepared_of(picture, voice, PrepareOptions(crop="crop to face", expand_ratio=0.5))
-    frame = next(render_draft(prepared, InferenceOptions(fps=FPS)).frames())
+    frame = next(make(prepared, InferenceOptions(fps=FPS)).frames())
     off = np.clip(frame.astype(np.int16) + TINT, 0, 255).astype(np.uint8)
     source, still = Kept([off]), StillFrames(prepared.original)
     box = place_of(prepared, source, still)
@@ -254,11 +259,11 @@ def loudness(voice: Path) -> dict[str, Any]:
     return result
 
 
-def speed() -> dict[str, Any]:
+def speed(make: Make) -> dict[str, Any]:
     """Frames a second of each stage at 512 x 512, the frames in memory already; and the time of the processor."""
     prepared = prepared_of("close_up.png", VOICES[2])
     assert prepared.face is not None
-    frames = list(render_draft(prepared, InferenceOptions(fps=FPS)).frames(0, 100))
+    frames = list(make(prepared, InferenceOptions(fps=FPS)).frames(0, 100))
     kept = Kept(frames)
     large = np.asarray(cv2.resize(frames[0], (1920, 1080)))
     stages: dict[str, FrameSource] = {
@@ -289,8 +294,8 @@ def table(stage: Callable[[str, Path], Any], pairs: Sequence[tuple[str, Path]]) 
     return {f"{Path(picture).stem} x {voice.stem}": stage(picture, voice) for picture, voice in pairs}
 
 
-def lip_sync_of_all() -> dict[str, Any]:
-    clips = table(lip_sync, [(picture, voice) for picture in PICTURES for voice in VOICES])
+def lip_sync_of_all(make: Make) -> dict[str, Any]:
+    clips = table(partial(lip_sync, make), [(picture, voice) for picture in PICTURES for voice in VOICES])
     cases = [case for clip in clips.values() for case in clip.items()]
     return {
         "cases": len(cases),
@@ -300,15 +305,25 @@ def lip_sync_of_all() -> dict[str, Any]:
     }
 
 
-STAGES: dict[str, Callable[[], Any]] = {
+STAGES: dict[str, Callable[[Make], Any]] = {
     "speed": speed,
-    "loudness": lambda: {voice.stem: loudness(voice) for voice in VOICES},
-    "composite": lambda: table(composite, OWN),
-    "interpolation": lambda: table(interpolation, OWN),
-    "silence": lambda: table(silence, [(picture, VOICES[3]) for picture in PICTURES]),
-    "smoothing": lambda: table(smoothing, OWN),
+    "loudness": lambda _: {voice.stem: loudness(voice) for voice in VOICES},
+    "composite": lambda make: table(partial(composite, make), OWN),
+    "interpolation": lambda make: table(partial(interpolation, make), OWN),
+    "silence": lambda _: table(silence, [(picture, VOICES[3]) for picture in PICTURES]),  # with the draft engine's jaw
+    "smoothing": lambda make: table(partial(smoothing, make), OWN),
     "lip_sync": lip_sync_of_all,
 }
+
+
+def engine_from(models: Path | None) -> tuple[str, Make]:
+    """The draft engine, or Sonic with the files in a ComfyUI's ``models`` folder (on PYTHONPATH: ComfyUI itself)."""
+    if models is None:
+        return "draft", render_draft
+    folders = {name: [models / name] for name in ("sonic", "checkpoints", "vae", "clip_vision")}
+    networks = load_sonic(sonic_files(folders))
+    choice = choose_engine("sonic", (), connected=True)
+    return "sonic", lambda prepared, options: render(prepared, options, choice, networks)
 
 
 def draw(path: Path) -> None:
@@ -349,8 +364,12 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE", help=", ".join(STAGES)
     )
+    parser.add_argument(
+        "--models", type=Path, help="Sonic's clips, with the files in this folder; else the draft engine's"
+    )
     arguments = parser.parse_args()
-    report = {name: STAGES[name]() for name in arguments.only}
+    engine, make = engine_from(arguments.models)
+    report = {"engine": engine, **{name: STAGES[name](make) for name in arguments.only}}
     if arguments.sheet:
         draw(arguments.sheet)
     sys.stdout.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
