@@ -94,7 +94,9 @@ class Settings:
     input_idle_s: float = _setting(30.0, "and may be silent for so long", low=0.1, high=3600)
     durable: bool = _setting(False, "a queue's server that is started here waits for the disk before it answers")
 
-    notify: bool = _setting(True, "this ComfyUI server delivers webhooks and mails, as far as it has what they need")
+    notify: bool = _setting(
+        True, "this ComfyUI server or gateway delivers webhooks and mails, as far as it has what they need"
+    )
     webhooks: tuple[str, ...] = _setting((), "addresses that are told of every job's end; docs/webhooks.md")
     webhook_secrets: tuple[str, ...] = field(
         default=(),

@@ -9,6 +9,7 @@ import pytest
 
 from .gateway_fixture import GatewayHands, gateway_hands
 from .object_store import ObjectStore, check_keys
+from .webhook_receiver import SECRET, is_signed, receiving
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ async def test_inputs_may_be_on_the_web_and_in_a_bucket(hands: GatewayHands) -> 
         ({"image": "http://0x7f000001/a.png"}, "unusual way"),
         ({"audio": "s3://private/anna.wav"}, "no bucket that jobs may use"),
         ({"audio": "ftp://sounds.example/anna.wav"}, "begins with file://, https:// or s3://"),
+        ({"callback": "http://10.0.0.7/hook"}, "10.0.0.7"),
         ({"output": "https://videos.example/anna.mp4"}, "a video cannot be put there"),
         ({"output": "s3://private/anna.mp4"}, "no bucket that jobs may use"),
         ({"output": "../anna.mp4"}, "no place below the folder of results"),
@@ -70,3 +72,15 @@ async def test_a_video_in_a_bucket_is_had_by_a_link_that_works_for_a_while(
     finally:
         check_keys(object_store.endpoint, True)
     assert object_store.secret not in str(await hands.get(f"/v1/tasks/{task_id}"))
+
+
+async def test_a_gateway_tells_a_tasks_callback_of_its_end(redis_url: str, tmp_path: Path) -> None:
+    async with (
+        receiving() as receiver,
+        gateway_hands(redis_url, tmp_path, webhook_secrets=(SECRET,), private_hosts=("127.0.0.1",)) as hands,
+    ):
+        task_id = await hands.submit(callback=receiver.url())
+        await hands.complete()
+        (told,) = await receiver.until(1)
+        assert is_signed(told, SECRET)
+        assert (told.told["type"], told.told["data"]["task_id"]) == ("job.completed", task_id)

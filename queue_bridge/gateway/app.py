@@ -14,8 +14,10 @@ from aiohttp import hdrs, web
 from ..alert_watch import AlertWatch
 from ..asset_records import AssetRecords
 from ..config import Settings
+from ..deliver import deliver
 from ..errors import QueueUnavailable
 from ..now_and_then import now_and_then
+from ..outbox import Outbox
 from ..queue_view import QueueView
 from ..store import Store
 from ..templates import Template
@@ -197,9 +199,12 @@ async def _sweep(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _watch(app: web.Application) -> AsyncIterator[None]:
-    """A gateway may be all that lives when no ComfyUI does, so it looks for alerts as well."""
+    """A gateway may be all that lives when no ComfyUI does, so it looks for alerts and delivers webhooks as well."""
     gateway = app[GATEWAY]
-    watching = asyncio.create_task(AlertWatch(gateway.store, gateway.view, gateway.settings.alert_limits).run())
+    beside = [asyncio.create_task(AlertWatch(gateway.store, gateway.view, gateway.settings.alert_limits).run())]
+    if gateway.settings.notify:
+        beside.append(asyncio.create_task(deliver(Outbox(gateway.store), gateway.settings)))
     yield
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    for one in beside:
+        one.cancel()
+    await asyncio.gather(*beside, return_exceptions=True)

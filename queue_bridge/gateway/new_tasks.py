@@ -100,6 +100,7 @@ def new_task(
         for name in ("image", "audio", "image_url", "audio_url"):
             if fields.get(name):
                 places.check_address(fields[name], name)
+        places.check_callback(fields.get("callback") or "")
         if fields.get("output"):
             places.check_output(fields["output"])
         asked = {**fields, "task_id": task_id, "batch": fields.get("batch") or own_batch}

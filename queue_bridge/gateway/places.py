@@ -73,6 +73,14 @@ class Places:
         elif path_in(self._roots, uri, field).is_relative_to(self.folder):
             raise BadJob(field, "lies in the gateway's own folder, whose files cannot be named.")
 
+    def check_callback(self, url: str) -> None:
+        """Raises BadJob when an address is none that a webhook of a client's may go to."""
+        if url:
+            try:
+                check_address(url, self._reach)
+            except AddressRefused as error:
+                raise BadJob("callback", str(error)) from None
+
     def check_output(self, uri: str) -> None:
         """The same for the place of a video, which may hold {task_id} and be below the setting ``results``."""
         whole = output_address(JobSpec("task", "", "", uri, batch="batch"), self._below)
