@@ -320,6 +320,10 @@ def engine_from(models: Path | None) -> tuple[str, Make]:
     """The draft engine, or Sonic with the files in a ComfyUI's ``models`` folder (on PYTHONPATH: ComfyUI itself)."""
     if models is None:
         return "draft", render_draft
+    import torch
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()  # as ComfyUI's own --cpu
     folders = {name: [models / name] for name in ("sonic", "checkpoints", "vae", "clip_vision")}
     networks = load_sonic(sonic_files(folders))
     choice = choose_engine("sonic", (), connected=True)
