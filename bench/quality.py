@@ -21,6 +21,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from comfyui_sonic.queue_bridge.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
 from comfyui_sonic.sonic.audio import MODEL_RATE, read_sound, speech_for_models
 from comfyui_sonic.sonic.checkpoints import sonic_files
 from comfyui_sonic.sonic.draft.mouth_shapes import mouth_shapes
@@ -321,6 +322,9 @@ def engine_from(models: Path | None) -> tuple[str, Make]:
     if models is None:
         return "draft", render_draft
     import torch
+
+    make_torchvision_importable()
+    make_torchaudio_importable()
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()  # as ComfyUI's own --cpu
