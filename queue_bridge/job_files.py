@@ -143,7 +143,7 @@ class JobFiles:
         try:
             try:
                 source.replace(place)
-                _sync_folder(place.parent)
+                sync_folder(place.parent)
             except FileNotFoundError:
                 if not _is_file(place, staged):
                     return False
@@ -231,7 +231,7 @@ def _is_file(place: Path, staged: Mapping[str, Any]) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == str(staged["sha256"])
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """The new name is on disk, too, where the system can be asked for that."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)

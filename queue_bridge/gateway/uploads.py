@@ -19,7 +19,7 @@ from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..asset_records import AssetRecords
-from ..job_files import NO_ROOM
+from ..job_files import NO_ROOM, sync_folder
 from ..queue_view import QueueView
 from .body import CHUNK, Patience, check_length, too_large
 from .fields import invalid
@@ -71,9 +71,9 @@ class Upload:
         def move() -> dict[str, Path]:
             for name, suffix in suffixes.items():
                 self.files[name] = self.files[name].rename(self.part / f"{name}{suffix}")
-            _sync(self.part)
+            sync_folder(self.part)
             self.part.rename(self.folder)
-            _sync(self.folder.parent)
+            sync_folder(self.folder.parent)
             return {name: self.folder / path.name for name, path in self.files.items()}
 
         try:
@@ -230,16 +230,6 @@ def _stem(filename: str) -> str:
     name = unquote(filename).replace("\\", "/").rpartition("/")[2]  # as many clients write what is not ASCII
     stem = name.rpartition(".")[0] or name
     return "".join(letter for letter in stem if letter.isprintable())[:100].encode("utf-8", "replace").decode()
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some network file systems refuse
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _unwritable(error: OSError) -> Problem:
