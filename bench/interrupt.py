@@ -5,8 +5,8 @@
 Prints JSON. One real ComfyUI on the processor runs a graph for each stage; in each of ``--presses`` runs it is
 interrupted at another moment, spread over the time that the whole run took, and the time is taken until the server says
 that it has stopped. A press that came after the end is not counted. ``--models`` is a folder of models with Sonic's
-files, for its stages; without one they are left out. One layer is never interrupted, and on a processor one of the
-published width takes seconds.
+files, for its stages; without one they are left out. How long networks of the published width go on is what
+``bench.sonic_interrupt`` measures, without files.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ import comfy.model_patcher  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import FeedForward, SpatialVideoTransformer, optimized_attention  # noqa: E402
 from comfyui_sonic.sonic.memory import VAE_CHANNELS  # noqa: E402
-from comfyui_sonic.sonic.native.autoencoder import DECODE_CHUNK, network_of  # noqa: E402,F401
+from comfyui_sonic.sonic.native import stoppable  # noqa: E402,F401
+from comfyui_sonic.sonic.native.autoencoder import DECODE_CHUNK, Autoencoder, network_of  # noqa: E402,F401
 from comfyui_sonic.sonic.native.clip import SonicClip  # noqa: E402
 from comfyui_sonic.sonic.native.decoder import decode_frames  # noqa: E402
 from comfyui_sonic.sonic.native.guider import BRANCHES, Conditioning, denoise  # noqa: E402

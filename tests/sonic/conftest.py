@@ -130,7 +130,7 @@ def recorded(request: pytest.FixtureRequest) -> Recorded:
 @pytest.fixture(scope="session")
 def native(comfy: Any) -> SimpleNamespace:
     """The modules of sonic/native, which cannot be imported without ComfyUI."""
-    from comfyui_sonic.sonic.native import autoencoder, guider, image_encoder, keys, model, network, shapes
+    from comfyui_sonic.sonic.native import autoencoder, guider, image_encoder, keys, model, network, shapes, stoppable
 
     return SimpleNamespace(
         autoencoder=autoencoder,
@@ -140,6 +140,7 @@ def native(comfy: Any) -> SimpleNamespace:
         model=model,
         network=network,
         shapes=shapes,
+        stoppable=stoppable,
     )
 
 

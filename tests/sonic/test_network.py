@@ -13,14 +13,16 @@ Measure = Callable[[torch.Tensor, torch.Tensor], float]
 FRAMES, SIDE = 4, 8
 
 
-def call(native: Any, unet: Any, recorded: Any, mask: torch.Tensor | None = None, scale: float = 1.0) -> torch.Tensor:
-    """One call in three branches, (3, 4, 4, 8, 8)."""
+def call(
+    native: Any, unet: Any, recorded: Any, mask: torch.Tensor | None = None, scale: float = 1.0, side: int = SIDE
+) -> torch.Tensor:
+    """One call in three branches, (3, 4, 4, side, side)."""
     source = torch.Generator().manual_seed(3)
     tokens = recorded["audio_uncond_token"]
     embeds = recorded["image_embeds"]
     with torch.inference_mode():
         out: torch.Tensor = unet.model.diffusion_model(
-            torch.randn(3 * FRAMES, 8, SIDE, SIDE, generator=source),
+            torch.randn(3 * FRAMES, 8, side, side, generator=source),
             torch.full((3 * FRAMES,), 0.5),
             context=embeds[None].expand(3 * FRAMES, -1, -1),
             y=unet.model.time_ids(12.5, torch.tensor([20.0, 20.0])).expand(3 * FRAMES, -1),

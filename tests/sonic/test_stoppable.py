@@ -1,0 +1,137 @@
+"""Layers and attention worked on in pieces on a processor: the same numbers, and a look at 'interrupt' between them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from .test_network import call
+
+Measure = Callable[[torch.Tensor, torch.Tensor], float]
+
+LAYERS = {
+    "rows of tokens": (nn.Linear(12, 20), (6, 7, 12)),
+    "one row of tokens": (nn.Linear(12, 20), (1, 9, 12)),
+    "no tokens, only rows": (nn.Linear(12, 20), (9, 12)),
+    "pictures": (nn.Conv2d(4, 6, 3, padding=1), (5, 4, 11, 9)),
+    "one picture": (nn.Conv2d(4, 6, 3, padding=1), (1, 4, 11, 9)),
+    "one picture, wide edges": (nn.Conv2d(4, 6, 5, padding=2), (1, 4, 11, 9)),
+    "one picture, pixel by pixel": (nn.Conv2d(4, 6, 1), (1, 4, 11, 9)),
+    "pictures, reduced": (nn.Conv2d(4, 6, 3, stride=2, padding=1), (5, 4, 12, 8)),
+    "pixels over time": (nn.Conv3d(4, 6, (3, 1, 1), padding=(1, 0, 0)), (2, 4, 5, 11, 9)),
+    "pictures over time": (nn.Conv3d(4, 6, 3, padding=1), (1, 4, 5, 11, 9)),
+    "a norm of groups": (nn.GroupNorm(2, 4), (5, 4, 6, 6)),
+    "a norm of tokens": (nn.LayerNorm(12), (6, 7, 12)),
+}
+
+
+class Pressed(Exception):
+    """Stands for what ComfyUI raises."""
+
+
+class Button:
+    """Counts how often it is looked at, and is found pressed after ``after`` times."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.after: float = float("inf")
+
+    def __call__(self) -> None:
+        if self.looks >= self.after:
+            raise Pressed
+        self.looks += 1
+
+
+@pytest.fixture
+def button(native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Button:
+    """In place of ComfyUI's, and pieces are tiny."""
+    made = Button()
+    monkeypatch.setattr(native.stoppable, "PIECE", 2000)
+    monkeypatch.setattr(native.stoppable, "_check", made)
+    return made
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_layer_in_pieces_makes_the_same_numbers(kind: str, native: SimpleNamespace, button: Button) -> None:
+    layer, shape = LAYERS[kind]
+    layer = copy.deepcopy(layer)
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        whole = layer(given)
+        pieces = native.stoppable.stoppable(layer)(given)
+    torch.testing.assert_close(pieces, whole)
+    assert button.looks > 2  # before it, and before each piece
+
+
+def test_a_small_layer_stays_whole(native: SimpleNamespace, button: Button) -> None:
+    layer = native.stoppable.stoppable(nn.Linear(4, 4))
+    layer(torch.ones(2, 4))
+    assert button.looks == 1
+
+
+@pytest.mark.parametrize(("rows", "queries", "keys"), [(6, 8, 8), (1, 40, 40), (2, 40, 3), (40, 2, 2)])
+def test_attention_in_pieces_makes_the_same_numbers(
+    rows: int, queries: int, keys: int, native: SimpleNamespace, button: Button
+) -> None:
+    source = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(rows, tokens, 16, generator=source) for tokens in (queries, keys, keys))
+    attention = native.network.optimized_attention
+    pieces = attention(q, k, v, 2, transformer_options=native.stoppable.stoppable_attention({}))
+    torch.testing.assert_close(pieces, attention(q, k, v, 2))
+    assert button.looks > 2  # before it, and before each piece
+
+
+def test_attention_that_somebody_else_has_replaced_is_theirs_in_pieces(native: SimpleNamespace, button: Button) -> None:
+    asked: list[int] = []
+
+    def theirs(attention: Callable[..., torch.Tensor], q: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        asked.append(q.shape[1])
+        return attention(q, *others, **named)
+
+    q = torch.randn(1, 40, 16, generator=torch.Generator().manual_seed(1))
+    options = native.stoppable.stoppable_attention({"optimized_attention_override": theirs})
+    found = native.network.optimized_attention(q, q, q, 2, transformer_options=options)
+    torch.testing.assert_close(found, native.network.optimized_attention(q, q, q, 2))
+    assert sum(asked) == 40 and len(asked) > 3
+
+
+def test_the_video_network_in_pieces_makes_the_same_numbers_and_ends_between_any_two(
+    native: SimpleNamespace, unet: Any, recorded: Any, relative_rms: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = call(native, unet, recorded, side=16)
+    button = Button()
+    monkeypatch.setattr(native.stoppable, "_check", button)
+    call(native, unet, recorded, side=16)
+    of_layers = button.looks
+    monkeypatch.setattr(native.stoppable, "PIECE", 2**18)
+    button.looks = 0
+    assert (
+        relative_rms(call(native, unet, recorded, side=16), whole) < 5e-6
+    )  # smaller ones norm single pixels, which doubles any digit lost
+    assert button.looks > 2 * of_layers
+    everything = button.looks
+    for button.after in (0, everything // 2, everything - 1):
+        button.looks = 0
+        with pytest.raises(Pressed):
+            call(native, unet, recorded, side=16)
+
+
+def test_the_autoencoder_in_pieces_makes_the_same_numbers(
+    native: SimpleNamespace, autoencoder: Any, relative_rms: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = torch.Generator().manual_seed(1)
+    picture = torch.randint(0, 256, (64, 128, 3), generator=source, dtype=torch.uint8).numpy()
+    latents = torch.randn(3, 4, 8, 16, generator=source)
+    encoded, decoded = autoencoder.encode(picture), autoencoder.decode_chunk(latents)
+    button = Button()
+    monkeypatch.setattr(native.stoppable, "_check", button)
+    monkeypatch.setattr(native.stoppable, "PIECE", 2**16)
+    assert relative_rms(autoencoder.encode(picture), encoded) < 5e-6
+    assert relative_rms(autoencoder.decode_chunk(latents), decoded) < 5e-6
+    assert button.looks > 500
