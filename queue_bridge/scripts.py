@@ -17,7 +17,30 @@ READS = frozenset(  # outside of scripts
     {"get", "hget", "hgetall", "hkeys", "hlen", "hmget", "hvals", "lrange", "smembers", "xlen", "xrange", "xread"}
     | {"xrevrange", "zcard", "zrange", "zrevrange"}
 )
+BEGINS = re.compile(r"^(?=local )", re.MULTILINE)
+DEFINED = re.compile(r"local (?:function )?(\w+(?:, \w+)*)")
+WORD = re.compile(r"\w+")
+COMMENT = re.compile(r"^--.*\n", re.MULTILINE)
 CALLS = re.compile(r"redis\.p?call\('(\w+)'")
+
+
+def linked(script: str, shared: str) -> str:
+    """A script behind those definitions of ``shared`` that it needs, in their order.
+
+    A server runs all of a script's text at every call, and making a function that nobody calls takes it as long as a
+    quick command. A definition begins with "local" at the start of a line and ends before the next one; whatever has
+    its name in it, be it in a text, is taken to need it.
+    """
+    definitions = [(DEFINED.match(text), text) for text in BEGINS.split(shared)]
+    texts = {name: text for found, text in definitions if found for name in WORD.findall(found[1])}
+    needed, looked_at = set[str](), WORD.findall(script)
+    while looked_at:
+        name = looked_at.pop()
+        if name in texts and name not in needed:
+            needed.add(name)
+            looked_at += WORD.findall(texts[name])
+    kept = [text for found, text in definitions if found and needed.intersection(WORD.findall(found[1]))]
+    return COMMENT.sub("", "".join(kept)) + script
 
 
 class Scripts:
@@ -33,9 +56,9 @@ class Scripts:
         )
 
     def source(self, name: str) -> str:
-        """The whole text of a script: key names, what is shared, the script itself."""
-        parts = [(FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name)]
-        return "\n".join([self.keys.lua_names(), *parts])
+        """The whole text of a script: of key names and what is shared as much as it needs, and the script itself."""
+        common, script = ((FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
+        return linked(script, f"{self.keys.lua_names()}\n{common}")
 
     def commands(self) -> tuple[str, ...]:
         """Every command of the database that the queue uses."""

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from .config import Settings
 from .errors import BacklogFull, JobError, LeaseLost, QueueForbidden, StartStopped
 from .job import CLASS_OF, JobRecord, JobSpec
-from .packed import SMALL, packed, short_key
+from .packed import packed, quickly_packed, short_key
 from .presence import Identity, registration
 from .quick_connection import QuickClient, Script
 from .redis_connection import answer_to, safe_url
@@ -214,7 +214,7 @@ class Store:
 
     async def complete(self, job: JobRecord, result: Mapping[str, Any], counts: Sequence[Argument] = ()) -> None:
         """Commit the one result of a job. counts: what it adds to those of all (figures.taken). Raises LeaseLost."""
-        document = packed(job.completed(result), SMALL)
+        document = packed(job.completed(result))
         values = ("", "", "", "", document, 0, "", "", int(self.settings.results_days > 0))
         await self._owned("settle", job, State.COMPLETED.value, "completed", *values, *counts)
 
@@ -338,7 +338,7 @@ def _submitted(submissions: Sequence[Submission]) -> list[Argument]:
         values += [job_class, lane, batch, callback, len(jobs)]
         for one in jobs:
             once = short_key(one.idempotency_key) if one.idempotency_key else ""
-            values += [one.spec.task_id, once, packed(one.spec.asked())]
+            values += (one.spec.task_id, once, quickly_packed(one.spec.asked()))
     return values
 
 
@@ -350,10 +350,10 @@ def _accepted(submissions: Sequence[Submission], known: Sequence[Any]) -> list[A
     """The answers out of those of lua/submit.lua, which names only the jobs that were there."""
     if known and known[0] == "full":
         raise BacklogFull(f"{known[1]} of its jobs have not ended, and this caller may not have so many more.")
-    there = {known[at]: Accepted(known[at + 1], False, State(known[at + 2])) for at in range(0, len(known), 3)}
-    return [
-        there.get(number) or Accepted(one.spec.task_id, True, State.QUEUED) for number, one in enumerate(submissions)
-    ]
+    answers = [Accepted(one.spec.task_id, True, State.QUEUED) for one in submissions]
+    for at in range(0, len(known), 3):
+        answers[known[at]] = Accepted(known[at + 1], False, State(known[at + 2]))
+    return answers
 
 
 def settlement(job: JobRecord, verdict: Verdict, error: str, kind: str, instance: str) -> tuple[Argument, ...]:

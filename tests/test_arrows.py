@@ -90,6 +90,7 @@ def test_sonic_knows_neither_redis_nor_http() -> None:
 # What decides; everything else of the bridge is an edge to Redis, HTTP, ComfyUI, the terminal or processes.
 PLAIN_LIBRARIES = {
     ("packed", "orjson"),
+    ("packed", "zstandard"),
     ("web_address", "yarl"),
     ("webhook", "standardwebhooks"),
 }  # texts in, values out

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from comfyui_sonic.queue_bridge.errors import BadJob
 from comfyui_sonic.queue_bridge.job import JobRecord
-from comfyui_sonic.queue_bridge.packed import FORMAT, packed, short_key, unpacked
+from comfyui_sonic.queue_bridge.packed import FORMAT, QUICK_FORMAT, packed, quickly_packed, short_key, unpacked
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.text(), VALUES, max_size=8).filter(lambda found: not _has_surrogates(found)))
 def test_what_is_packed_is_unpacked(document: dict[str, object]) -> None:
-    assert unpacked(packed(document)) == document
+    assert unpacked(packed(document)) == unpacked(quickly_packed(document)) == document
 
 
 def _has_surrogates(value: object) -> bool:
@@ -38,22 +40,29 @@ def test_a_job_takes_a_third_of_its_json() -> None:
         "output": f"{folder}/videos/anna-0042.mp4",
         "config": {**said, "seed": 72589, "fps": 25, "resolution": 512},
     }
-    assert len(packed(document)) < 120
+    assert len(packed(document)) < 120 and len(quickly_packed(document)) < 140
 
 
 def test_plain_json_is_read_as_it_is() -> None:
     assert unpacked(b'{"image": "a"}') == {"image": "a"}
 
 
-@pytest.mark.parametrize("data", [b"", b"{", FORMAT, FORMAT + b"\xff\xff\xff", b"\x02abc"])
+@pytest.mark.parametrize("data", [b"", b"{", FORMAT, FORMAT + b"\xff\xff\xff", QUICK_FORMAT, b"\x02abc", b"\x03abc"])
 def test_what_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         unpacked(data)
 
 
 def test_a_few_bytes_cannot_become_gigabytes() -> None:
-    with pytest.raises(ValueError):
-        unpacked(packed({"x": "y" * 5_000_000}))
+    for pack in (packed, quickly_packed):
+        with pytest.raises(ValueError):
+            unpacked(pack({"x": "y" * 5_000_000}))
+
+
+def test_threads_pack_side_by_side() -> None:
+    documents = [{"name": f"{number} " * 200} for number in range(400)]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(unpacked, threads.map(quickly_packed, documents))) == documents
 
 
 def test_keys_of_any_length_become_twelve_letters_and_stay_different() -> None:

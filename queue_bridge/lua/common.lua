@@ -59,11 +59,6 @@ local function emit(id, state, cause, ...)
     'job', id, 'state', state, 'cause', cause, 'at', integer(now), ...)
 end
 
-local function keep_batch(batch)
-  local key = BATCH .. batch
-  if redis.call('PTTL', key) < BATCH_KEPT_MS / 2 then redis.call('PEXPIRE', key, BATCH_KEPT_MS) end
-end
-
 local function wake()
   redis.call('XADD', WAKE, 'MAXLEN', '~', '64', '*', 'at', integer(now))
 end

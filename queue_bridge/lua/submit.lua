@@ -7,7 +7,6 @@
 local again, caller, backlog = ARGV[5] == '1', ARGV[6], tonumber(ARGV[7])
 local time = integer(now)
 local known, number, at = {}, 0, 8
-local place = tonumber(redis.call('HGET', TOTALS, 'submitted') or 0)  -- in the order of all submissions, over all lanes
 
 -- The job that is there in place of this one, and its state; nothing when this is a new one, whose record is begun then.
 local function found(id, once)
@@ -26,6 +25,19 @@ local function found(id, once)
   if redis.call('HSETNX', JOB .. id, 'state', 'queued') == 0 then return id, of_job(id, 'state') end
 end
 
+-- So many jobs more in a batch. It moves up in its owner's list once a minute, and once a minute it is kept for longer.
+local function add_to_batch(batch, count)
+  local key = BATCH .. batch
+  local is_new = redis.call('HINCRBY', key, 'total', count) == count
+  if not is_new and redis.call('PTTL', key) > BATCH_KEPT_MS - 60000 then return end
+  if is_new then redis.call('HSET', key, 'submitted_ms', time) end
+  if is_new and caller ~= '' then redis.call('HSET', key, 'caller', caller) end
+  redis.call('PEXPIRE', key, BATCH_KEPT_MS)
+  local owner = redis.call('HGET', key, 'caller') or ''
+  redis.call('ZADD', BATCHES .. owner, time, batch)
+  redis.call('ZREMRANGEBYSCORE', BATCHES .. owner, '-inf', now - BATCH_KEPT_MS)
+end
+
 if backlog > 0 then
   local there, wanted, from = tonumber(redis.call('HGET', UNENDED, caller) or 0), 0, at
   while from <= #ARGV do
@@ -41,6 +53,7 @@ end
 while at <= #ARGV do
   local class, lane, batch, callback, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
   local made = {}
+  local place = redis.call('HINCRBY', TOTALS, 'submitted', count) - count  -- in the order of all submissions, over all lanes
   at = at + 5
   for _ = 1, count do
     local id, once = ARGV[at], ARGV[at + 1]
@@ -67,22 +80,14 @@ while at <= #ARGV do
     number = number + 1
     at = at + 3
   end
+  if #made < count then redis.call('HINCRBY', TOTALS, 'submitted', #made - count) end
   if #made > 0 then
     local ids = table.concat(made, ' ')
     redis.call('XADD', SUBMITTED .. caller, '*', 'jobs', ids)
     emit(ids, 'queued', 'submitted')
     redis.call('RPUSH', WAITING .. class .. ':' .. lane .. ':' .. batch, unpack(made))
     begin_to_wait(class, lane, batch, #made)
-    if batch ~= '' then
-      redis.call('HSETNX', BATCH .. batch, 'submitted_ms', time)
-      redis.call('HINCRBY', BATCH .. batch, 'total', #made)
-      if caller ~= '' then redis.call('HSETNX', BATCH .. batch, 'caller', caller) end
-      keep_batch(batch)
-      local owner = redis.call('HGET', BATCH .. batch, 'caller') or ''
-      redis.call('ZADD', BATCHES .. owner, time, batch)
-      redis.call('ZREMRANGEBYSCORE', BATCHES .. owner, '-inf', now - BATCH_KEPT_MS)
-    end
-    redis.call('HINCRBY', TOTALS, 'submitted', #made)
+    if batch ~= '' then add_to_batch(batch, #made) end
     if caller ~= '' then
       redis.call('SADD', CALLERS, caller)
       redis.call('HINCRBY', UNENDED, caller, #made)

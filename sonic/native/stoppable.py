@@ -31,7 +31,7 @@ def stoppable(network: Network) -> Network:
         if next(module.children(), None) is None and next(module.parameters(recurse=False), None) is not None:
             module.forward = partial(_stoppable_layer, module, module.forward)
         if callable(attention := getattr(module, "optimized_attention", None)):  # of ComfyUI's autoencoders
-            module.__dict__["optimized_attention"] = partial(_attention_of_pixels, attention)
+            module.optimized_attention = partial(_attention_of_pixels, attention)  # type: ignore[assignment]
     return network
 
 
