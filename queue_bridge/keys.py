@@ -52,6 +52,14 @@ class Keys:
         """String: an instance's last claim and its answer, so that asking again claims nothing more."""
         return self._key("claim:") + instance
 
+    def awaiting(self, lane: str) -> str:
+        """Sorted set: the instances that sleep and may be handed a job of this lane, by the time since when, in ms."""
+        return self._key("awaiting:") + lane
+
+    def handed(self, instance: str) -> str:
+        """Stream with expiry: the job that an instance was handed while it slept."""
+        return self._key("handed:") + instance
+
     def batch(self, batch_id: str) -> str:
         """Hash: the counts of the jobs that were submitted together."""
         return self._key("batch:") + batch_id
@@ -270,6 +278,8 @@ class Keys:
             "RETURNED": self._key("returned:"),
             "INSTANCE": self.instance(""),
             "CLAIM": self.claim(""),
+            "HANDED": self.handed(""),
+            "AWAITING": self.awaiting(""),
             "BATCH": self.batch(""),
             "IDEMPOTENCY": self._key("idempotency:"),
             "SUBMITTED": self.submitted(""),

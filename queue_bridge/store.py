@@ -53,10 +53,14 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Idle:
-    """Nothing can be claimed now. wake_id: where to wait from. due_s: until a job is due by itself, or None."""
+    """Nothing can be claimed now. wake_id: where to wait from. due_s: until a job is due by itself, or None.
+
+    instance: the one that may be handed a job meanwhile, or ''.
+    """
 
     wake_id: str
     due_s: float | None
+    instance: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,28 +147,35 @@ class Store:
         await answer_to(self.client.set(self.keys.ready, 1, px=1000), self.settings.url)
 
     async def claim(
-        self, instance: str, boot: str, lanes: Sequence[str], *, claim_id: str | None = None
+        self, instance: str, boot: str, lanes: Sequence[str], *, claim_id: str | None = None, wait_s: float = 0.0
     ) -> JobRecord | Idle:
         """Start the next job for an instance, or say how long there is none.
 
-        claim_id: the same one asks again after an answer was lost. Raises Unregistered.
+        claim_id: the same one asks again after an answer was lost. wait_s: for so long from now the instance takes a
+        job that ``sleep`` hands it, which is then its answer to this claim. Raises Unregistered.
         """
-        lease_ms = round(self.settings.lease_s * 1000)
+        lease_ms, wait_ms = round(self.settings.lease_s * 1000), round(wait_s * 1000)
         claim_id = claim_id or uuid.uuid4().hex
-        answer = await self._call("claim", instance, boot, claim_id, lease_ms, self.settings.priority_share, *lanes)
+        asked = (instance, boot, claim_id, lease_ms, self.settings.priority_share, wait_ms)
+        answer = await self._call("claim", *asked, *lanes)
         if answer[0] == "unregistered":
             raise Unregistered(instance)
         if answer[0] == "none":
-            return Idle(answer[1], answer[2] / 1000 if answer[2] >= 0 else None)
-        fields = dict(zip(answer[2][::2], answer[2][1::2], strict=True))
+            due_s = answer[2] / 1000 if answer[2] >= 0 else None
+            return Idle(answer[1], due_s, instance if wait_ms else "")
+        return await self._started(answer[1], answer[2])
+
+    async def _started(self, task_id: str, flat: Sequence[str]) -> JobRecord | Idle:
+        """A job that was started for an instance, from the fields and values of its record in turn."""
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
         try:
-            return JobRecord.from_hash(fields, answer[1])
+            return JobRecord.from_hash(fields, task_id)
         except JobError as error:
             # Written by somebody else, or by another version. It ends here, so that it stops nobody else's job.
-            log.warning("job %s cannot be read: %s", answer[1], error)
+            log.warning("job %s cannot be read: %s", task_id, error)
             reason = f"This job cannot be read by this version ({error})."
             verdict = Verdict(State.FAILED, "bad input")
-            await self._call("settle", answer[1], fields.get("token", ""), *refusal(verdict, reason))
+            await self._call("settle", task_id, fields.get("token", ""), *refusal(verdict, reason))
             return Idle(wake_id="0-0", due_s=0.0)
 
     async def set_aside(self, instance: str, boot: str, lanes: Sequence[str]) -> JobRecord | None:
@@ -172,7 +183,7 @@ class Store:
 
         It stays queued; what is set aside need not be given back. None when there is none, or not readable.
         """
-        answer = await self._call("claim", instance, boot, "", 0, self.settings.priority_share, *lanes)
+        answer = await self._call("claim", instance, boot, "", 0, self.settings.priority_share, 0, *lanes)
         if answer[0] != "job":
             return None
         try:
@@ -182,18 +193,30 @@ class Store:
 
     async def let_go(self, instance: str, boot: str) -> None:
         """Set nothing aside any more."""
-        await self._call("claim", instance, boot, "", 0, self.settings.priority_share)
+        await self._call("claim", instance, boot, "", 0, self.settings.priority_share, 0)
 
     async def refuse(self, job: JobRecord, instance: str, reason: str) -> bool:
         """End a job that this instance has set aside and found at fault; False when it is another's by now."""
         return bool(await self._call("refuse", job.task_id, instance, reason) == "ok")
 
-    async def sleep(self, idle: Idle, timeout_s: float) -> None:
-        """Return when something may be claimed again, at the latest after ``timeout_s``."""
+    async def sleep(self, idle: Idle, timeout_s: float) -> JobRecord | None:
+        """Return when something may be claimed again, at the latest after ``timeout_s``; or with a job that was handed.
+
+        A job is handed once. Should its answer be lost, or nobody wait for it any more, the next claim with the same id
+        answers it.
+        """
         limit_s = timeout_s if idle.due_s is None else min(timeout_s, idle.due_s + 0.005)
         block_ms = max(1, round(limit_s * 1000))
-        read = self._quick.ask("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self.keys.wake, idle.wake_id)
-        await answer_to(read, self.settings.url)
+        streams: tuple[str, ...] = (self.keys.wake, idle.wake_id)
+        if idle.instance:
+            streams = (self.keys.handed(idle.instance), self.keys.wake, "0-0", idle.wake_id)
+        read = self._quick.ask("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams)
+        for stream, entries in await answer_to(read, self.settings.url) or ():
+            if idle.instance and stream == self.keys.handed(idle.instance):
+                _, task_id, *flat = entries[0][1]
+                started = await self._started(task_id, flat)
+                return started if isinstance(started, JobRecord) else None
+        return None
 
     async def progress(self, job: JobRecord, percent: float, stage: str, seconds_left: float | None) -> None:
         """Report on a running job. Raises LeaseLost."""

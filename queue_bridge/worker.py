@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .ahead import Ahead, Checks
 from .config import Settings
@@ -44,8 +44,10 @@ from .watchdog import Limits, Watchdog
 from .wishes import Leaving, wish_for
 
 log = logging.getLogger("sonic.worker")
+Result = TypeVar("Result")
 
 IDLE_S = 5.0  # an idle instance looks again at least this often
+TURN_S = 0.05  # whose turn it is takes no longer to be seen
 AWAY_S = 2.0  # between two tries while Redis does not answer
 THREAD_S = 5.0  # how long a file that is being written is waited for when its start is stopped
 FUSE_S = 30.0  # after the watchdog would have given up: it cannot look at its clock
@@ -117,9 +119,8 @@ class Worker:
                 away_since = None
                 if not await self._may_claim():
                     continue
-                job = await self._store.claim(self._identity.name, self._identity.boot, self._lanes, claim_id=claim_id)
-                if isinstance(job, Idle):
-                    await _either(self._store.sleep(job, IDLE_S), self._leaving.wait())
+                job = await self._next_job(claim_id)
+                if job is None:
                     continue
                 claim_id = uuid.uuid4().hex
                 if self._leaving.asked:  # while the claim was under way, which is never broken off
@@ -140,6 +141,28 @@ class Worker:
             except Exception:  # an instance that took no jobs any more would not be noticed
                 log.exception("An error that was not foreseen; this instance goes on with the next job.")
                 await asyncio.sleep(AWAY_S)
+        await self._take_nothing_more(claim_id)
+
+    async def _next_job(self, claim_id: str) -> JobRecord | None:
+        """Claim one, or sleep until one is handed over or something else has happened."""
+        me = (self._identity.name, self._identity.boot)
+        found = await self._store.claim(*me, self._lanes, claim_id=claim_id, wait_s=IDLE_S)
+        if not isinstance(found, Idle):
+            return found
+        job = await _either(self._store.sleep(found, IDLE_S), self._leaving.wait())
+        if job and not self._leaving.asked and not await self._is_still_its_turn():
+            await self._give_back(job, "somebody has begun to use this ComfyUI meanwhile")
+            return None
+        return job
+
+    async def _take_nothing_more(self, claim_id: str) -> None:
+        """What this instance was handed in the moment in which it left goes back."""
+        try:
+            job = await self._store.claim(self._identity.name, self._identity.boot, (), claim_id=claim_id)
+        except (QueueUnavailable, Unregistered):  # its lease runs out
+            return
+        if isinstance(job, JobRecord):
+            await self._stop(job, StartStopped("drained"))
 
     async def _may_claim(self) -> bool:
         """Wait for this instance's turn in its ComfyUI, but not long: other things may have happened meanwhile."""
@@ -149,6 +172,15 @@ class Worker:
         except TimeoutError:
             return False
         return not self._leaving.asked
+
+    async def _is_still_its_turn(self) -> bool:
+        """It was when this instance went to sleep."""
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._runner.turn()
+        except TimeoutError:
+            return False
+        return True
 
     async def _work_to_the_end_of_its_prompt(self, job: JobRecord) -> None:
         """One start of one job. Its video is laid in its place while the next job's prompt runs already."""
@@ -191,9 +223,7 @@ class Worker:
         except StartStopped as stop:
             await self._stop(job, stop)
         except PromptWithdrawn:
-            log.info("job %s: given back, as a priority job goes first", job.task_id)
-            with contextlib.suppress(LeaseLost):
-                await self._persist(lambda: self._store.settle(job, Verdict(State.QUEUED, "given back")))
+            await self._give_back(job, "a priority job goes first")
         except Exception as error:  # noqa: BLE001  # whatever a node raises is this job's failure, not the instance's
             await self._settle(job, error)
         finally:
@@ -213,6 +243,11 @@ class Worker:
             await self._persist(lambda: self._store.settle(job, verdict))
         except LeaseLost as stale:
             log.warning("job %s: %s", job.task_id, stale)
+
+    async def _give_back(self, job: JobRecord, reason: str) -> None:
+        log.info("job %s: given back, as %s", job.task_id, reason)
+        with contextlib.suppress(LeaseLost):
+            await self._persist(lambda: self._store.settle(job, Verdict(State.QUEUED, "given back")))
 
     async def _settle(self, job: JobRecord, error: Exception) -> None:
         kind, sentence = kind_of(error), sentence_of(error)
@@ -492,17 +527,16 @@ async def _unless(work: Coroutine[Any, Any, dict[str, Any]], *ends: Coroutine[An
         await asyncio.gather(task, *watches, return_exceptions=True)
 
 
-async def _either(first: Coroutine[Any, Any, None], second: Coroutine[Any, Any, None]) -> None:
-    """Return when one of two has ended, and raise what the first one raises."""
-    tasks = [asyncio.create_task(first), asyncio.create_task(second)]
+async def _either(first: Coroutine[Any, Any, Result], second: Coroutine[Any, Any, None]) -> Result | None:
+    """Return when one of two has ended: what the first one returns or raises, None when it has not ended."""
+    one, other = asyncio.create_task(first), asyncio.create_task(second)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0].done():
-            tasks[0].result()
+        await asyncio.wait([one, other], return_when=asyncio.FIRST_COMPLETED)
+        return one.result() if one.done() else None
     finally:
-        for task in tasks:
+        for task in (one, other):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(one, other, return_exceptions=True)
 
 
 async def _to_its_end(task: asyncio.Task[None], limit_s: float) -> None:

@@ -61,6 +61,18 @@ class Claimed:
 
 
 @dataclass
+class Sleeper:
+    """An instance that may be handed a job of one of these lanes until ``till_s``."""
+
+    name: str
+    boot: str
+    claim_id: str
+    since_s: float
+    till_s: float
+    lanes: set[str]
+
+
+@dataclass
 class QueueModel:
     """lease_s, crashes_max, share: as in the settings."""
 
@@ -79,6 +91,8 @@ class QueueModel:
     flows: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)  # by class and lane: batch -> its turn
     aside: dict[str, str] = field(default_factory=dict)  # instance -> the job that it has set aside
     draining: set[str] = field(default_factory=set)
+    sleepers: dict[str, Sleeper] = field(default_factory=dict)
+    handed: dict[str, str] = field(default_factory=dict)  # instance -> the job it was handed in its last sleep
 
     # --- submitting ---
 
@@ -97,8 +111,24 @@ class QueueModel:
             self.keys[key] = job_id
         if batch:
             self.batches.setdefault(batch, Counter())["total"] += 1
-        self._begin_to_wait(self.jobs[job_id])
+        if not self._hand_over(self.jobs[job_id]):
+            self._begin_to_wait(self.jobs[job_id])
         return job_id, True, "queued"
+
+    def _hand_over(self, job: ModelJob) -> bool:
+        """To the instance of its lane that has slept longest, where nothing else waits."""
+        if self.flows.get((job.job_class, job.lane)):
+            return False
+        for sleeper in sorted(self.sleepers.values(), key=lambda one: (one.since_s, one.name)):
+            if job.lane not in sleeper.lanes:
+                continue
+            sleeper.lanes.discard(job.lane)
+            if sleeper.till_s > self.now_s and sleeper.name not in self.draining:
+                del self.sleepers[sleeper.name]
+                self.handed[sleeper.name] = job.id
+                self._start(job, sleeper.name, sleeper.boot, sleeper.claim_id)
+                return True
+        return False
 
     # --- instances ---
 
@@ -108,14 +138,16 @@ class QueueModel:
             return False
         if other != boot:
             self.aside.pop(name, None)
+            self.sleepers.pop(name, None)
         self.boots[name] = boot
         for job in self.running():
             if job.owner == name and job.boot != boot:
                 self._crash(job)
         return True
 
-    def claim(self, name: str, boot: str, claim_id: str, lanes: Collection[str]) -> str | None:
+    def claim(self, name: str, boot: str, claim_id: str, lanes: Collection[str], *, wait_s: float = 0.0) -> str | None:
         """The job that starts now; None when there is none. 'unregistered' is left to the caller: see ``boots``."""
+        self.sleepers.pop(name, None)
         last = self.claims.get(name)
         if last and last.claim_id == claim_id:
             job = self.jobs[last.job]
@@ -124,20 +156,27 @@ class QueueModel:
         self.tend()
         found = self._next(name, boot, lanes, ahead=False)
         if found is None:
+            if wait_s and name not in self.draining:
+                self.handed.pop(name, None)
+                self.sleepers[name] = Sleeper(name, boot, claim_id, self.now_s, self.now_s + wait_s, set(lanes))
             return None
         if found.ahead:
             if self.aside.get(name) == found.id:
                 del self.aside[name]
             self._let_go(found)
-        found.state, found.owner, found.boot, found.returned = "running", name, boot, False
-        found.token += 1
-        found.attempt += 1
-        found.lease_s = self.now_s + self.lease_s
-        self.claims[name] = Claimed(claim_id, found.id, found.token)
+        self._start(found, name, boot, claim_id)
         return found.id
+
+    def _start(self, job: ModelJob, name: str, boot: str, claim_id: str) -> None:
+        job.state, job.owner, job.boot, job.returned = "running", name, boot, False
+        job.token += 1
+        job.attempt += 1
+        job.lease_s = self.now_s + self.lease_s
+        self.claims[name] = Claimed(claim_id, job.id, job.token)
 
     def set_aside(self, name: str, boot: str, lanes: Collection[str]) -> str | None:
         """The job that would start now; what was set aside before is let go."""
+        self.sleepers.pop(name, None)
         self.tend()
         found = self._next(name, boot, lanes, ahead=True)
         before = self.aside.get(name)

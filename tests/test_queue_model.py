@@ -26,6 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from .queue_model import ModelJob, QueueModel
 
 LEASE_S, CRASHES, SHARE = 600.0, 3, 3  # longer than a run takes, since instances are forgotten by the server's clock
+SLEEP_S = 5.0
 WORKERS = ("a", "b", "c")
 JOBS_MAX = 6  # few, so that much happens to each
 LANES = tuple(str(tier) for tier in TIERS)
@@ -65,6 +66,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.model = QueueModel(LEASE_S, CRASHES, SHARE, self.now_s)
         self.starts: list[JobRecord] = []  # every one that ever was, so also those whose token is stale
         self.claim_ids = dict.fromkeys(WORKERS, "")
+        self.idles: dict[str, Idle] = {}  # the last answers of those that went to sleep
         self.numbers = itertools.count(1)
         self.tokens: dict[str, int] = {}
         for name in WORKERS:
@@ -151,20 +153,44 @@ class QueueMachine(RuleBasedStateMachine):
         self.claim_ids[name] = f"claim-{next(self.numbers)}"
         self.ask(name, lanes)
 
+    @rule(name=workers, lanes=st.sampled_from((LANES, LANES, LANES[:1], LANES[1:])))
+    def claim_or_sleep(self, name: str, lanes: tuple[str, ...]) -> None:
+        self.claim_ids[name] = f"claim-{next(self.numbers)}"
+        self.ask(name, lanes, wait_s=SLEEP_S)
+
+    @precondition(lambda self: self.model.handed)
+    @rule(pick=picks)
+    def wake_up_with_a_job(self, pick: int) -> None:
+        name, task_id = list(self.model.handed.items())[pick % len(self.model.handed)]
+        answer = self.run(self.store.sleep(self.idles[name], 0.001))
+        assert answer and (answer.task_id, answer.owner, answer.state) == (task_id, name, State.RUNNING)
+        self.starts.append(answer)
+
+    # Together, since by chance they would seldom come in this order.
+    @precondition(lambda self: len(self.model.jobs) < JOBS_MAX)
+    @rule(names=st.permutations(WORKERS), seconds=st.sampled_from((0.0, 1.0, SLEEP_S)), count=st.integers(1, 3))
+    def jobs_come_while_instances_sleep(self, names: list[str], seconds: float, count: int) -> None:
+        for name in names[:2]:
+            self.claim_or_sleep(name, LANES)
+            self.time_passes(seconds)
+        self.submit(count, "normal", TIERS[0], True, "")
+
     @rule(name=workers)
     def claim_once_more_after_a_lost_answer(self, name: str) -> None:
         if self.claim_ids[name]:
             self.ask(name, LANES)
 
-    def ask(self, name: str, lanes: tuple[str, ...]) -> None:
+    def ask(self, name: str, lanes: tuple[str, ...], *, wait_s: float = 0.0) -> None:
         boot = self.model.boots[name]
-        answer = self.run(self.store.claim(name, boot, lanes, claim_id=self.claim_ids[name]))
-        expected = self.model.claim(name, boot, self.claim_ids[name], lanes)
+        answer = self.run(self.store.claim(name, boot, lanes, claim_id=self.claim_ids[name], wait_s=wait_s))
+        expected = self.model.claim(name, boot, self.claim_ids[name], lanes, wait_s=wait_s)
         assert (None if isinstance(answer, Idle) else answer.task_id) == expected
         if isinstance(answer, JobRecord):
             assert (answer.owner, answer.token) == (name, self.model.jobs[answer.task_id].token)
             self.starts.append(answer)
         else:
+            if wait_s:
+                self.idles[name] = answer
             times = [job.due_s for job in self.model.jobs.values() if job.state == "retrying"]
             times += [job.lease_s for job in self.model.running()]
             assert answer.due_s == pytest.approx(min(times) - self.now_s) if times else answer.due_s is None

@@ -58,6 +58,13 @@ class Bench:
     ) -> JobRecord | Idle:
         return await self.store.claim(name, self.boots[name], lanes, claim_id=claim_id)
 
+    async def sleep(
+        self, name: str, lanes: tuple[str, ...] = LANES, claim_id: str | None = None, wait_s: float = 60.0
+    ) -> Idle:
+        answer = await self.store.claim(name, self.boots[name], lanes, claim_id=claim_id, wait_s=wait_s)
+        assert isinstance(answer, Idle)
+        return answer
+
     async def submit(
         self, count: int = 1, priority: Priority = "normal", tier: int = 512, engine: str = "auto"
     ) -> list[str]:
@@ -358,6 +365,95 @@ async def test_nothing_is_missed_between_the_question_and_the_sleep(bench: Bench
     assert isinstance(idle, Idle)
     await bench.submit()
     await asyncio.wait_for(bench.store.sleep(idle, 60.0), 1.0)
+
+
+async def test_a_new_job_is_handed_to_an_instance_that_sleeps(bench: Bench) -> None:
+    idle = await bench.sleep("a")
+    (task_id,) = await bench.submit()
+    job = await bench.store.sleep(idle, 60.0)
+    assert job and (job.task_id, job.state, job.owner, job.token, job.attempt) == (task_id, State.RUNNING, "a", 1, 1)
+    assert job.spec.image == "file:///a.png"
+    assert isinstance(await bench.ask("b"), Idle), "nothing waits any more"
+    assert (await bench.view.counts()).queued == 0
+    await bench.store.complete(job, {})
+    assert await bench.state(task_id) is State.COMPLETED
+
+
+async def test_a_handed_job_whose_answer_was_lost_is_the_answer_to_the_same_claim(bench: Bench) -> None:
+    await bench.sleep("a", claim_id="one")
+    (task_id,) = await bench.submit()
+    job = await bench.claim("a", claim_id="one")
+    assert (job.task_id, job.token) == (task_id, 1)
+    await bench.store.complete(job, {})
+    assert isinstance(await bench.ask("a", claim_id="one"), Idle)
+
+
+async def test_a_handed_job_is_read_once(bench: Bench) -> None:
+    idle = await bench.sleep("a")
+    await bench.submit()
+    job = await bench.store.sleep(idle, 60.0)
+    assert job
+    await bench.store.complete(job, {})
+    again = await bench.sleep("a")
+    bench.clock.pass_s(1)
+    assert await bench.store.sleep(again, 0.01) is None
+
+
+async def test_those_who_have_slept_longest_are_handed_jobs_and_the_rest_waits(bench: Bench) -> None:
+    await bench.register("c")
+    first = await bench.sleep("b")
+    bench.clock.pass_s(1)
+    second = await bench.sleep("a")
+    one, two, three = await bench.submit(3)
+    jobs = [await bench.store.sleep(idle, 60.0) for idle in (first, second)]
+    assert [job and (job.task_id, job.owner) for job in jobs] == [(one, "b"), (two, "a")]
+    assert (await bench.claim("c")).task_id == three
+
+
+async def test_who_has_slept_too_long_is_handed_nothing(bench: Bench) -> None:
+    await bench.sleep("a", wait_s=5.0)
+    bench.clock.pass_s(5.5)
+    (task_id,) = await bench.submit()
+    assert await bench.state(task_id) is State.QUEUED
+
+
+async def test_who_drains_or_has_died_is_handed_nothing(bench: Bench) -> None:
+    await bench.sleep("a")
+    await bench.store.drain("a", 60.0)
+    await bench.sleep("b")
+    await bench.register("b", "boot-2", predecessor_is_dead=True)
+    (task_id,) = await bench.submit()
+    assert await bench.state(task_id) is State.QUEUED
+    assert (await bench.claim("b")).task_id == task_id
+
+
+async def test_a_sleeper_is_handed_jobs_of_those_lanes_only_that_it_asked_for_last(bench: Bench) -> None:
+    await bench.sleep("a", lanes=LANES)
+    idle = await bench.sleep("a", lanes=("768",))
+    (small,) = await bench.submit(tier=512)
+    assert await bench.state(small) is State.QUEUED
+    (large,) = await bench.submit(tier=768)
+    job = await bench.store.sleep(idle, 60.0)
+    assert job and job.task_id == large
+
+
+async def test_a_new_job_is_not_handed_over_past_one_that_waits(bench: Bench) -> None:
+    await bench.submit()
+    job = await bench.claim("b")
+    idle = await bench.sleep("a")
+    await bench.store.settle(job, Verdict(State.QUEUED, "given back"))
+    (later,) = await bench.submit()
+    assert await bench.store.sleep(idle, 60.0) is None, "it is woken"
+    assert [(await bench.claim("a")).task_id, (await bench.claim("b")).task_id] == [job.task_id, later]
+
+
+async def test_whoever_dies_with_a_handed_job_gives_it_back(bench: Bench) -> None:
+    await bench.sleep("a")
+    (task_id,) = await bench.submit()
+    bench.clock.pass_s(bench.settings.lease_s + 1)
+    await bench.register("b", "boot-2", predecessor_is_dead=True)
+    job = await bench.claim("b")
+    assert (job.task_id, job.token, job.crashes) == (task_id, 2, 1)
 
 
 async def test_a_stream_counts_what_waits_and_its_lag_says_so(bench: Bench) -> None:

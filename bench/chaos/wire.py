@@ -17,12 +17,12 @@ from typing import Literal
 from comfyui_sonic.queue_bridge.scripts import Scripts
 
 CHUNK = 1 << 16
-EVALSHA = b"EVALSHA"
+EVALSHA, XREAD = b"EVALSHA", b"XREAD"
 
 
 @dataclass(frozen=True)
 class Edge:
-    """A moment in the life of a job, as it passes here.
+    """A moment in the life of a job, as it passes here. script: '' for a plain command, which ``request`` tells.
 
     moment: asked is before the script runs, answered is when it has run and nobody knows yet. request, answer: words
     that must be in it.
@@ -38,6 +38,7 @@ class Edge:
 COMPLETED, RETRYING, JOB = b"\r\ncompleted\r\n", b"\r\nretrying\r\n", b"$3\r\njob\r\n"
 EDGES = (
     Edge("claimed", "claim", "answered", answer=JOB),
+    Edge("handed over", "", "answered", request=b":handed:", answer=b"\r\nid\r\n"),
     Edge("running", "progress", "answered"),
     Edge("renewing the lease", "renew", "asked"),
     Edge("laid, not chosen", "stage", "asked"),
@@ -64,18 +65,19 @@ class Wire:
         self.socket = socket
         self.traps: list[Trap] = []
         self._digests = {
-            edge.script: hashlib.sha1(scripts.source(edge.script).encode()).hexdigest().encode() for edge in EDGES
+            name: hashlib.sha1(scripts.source(name).encode()).hexdigest().encode()
+            for name in {edge.script for edge in EDGES} - {""}
         }
 
     async def meet(self, link: Link, moment: str, request: bytes, answer: bytes) -> None:
         """Spring the first trap whose edge this is."""
-        if not self.traps or EVALSHA not in request:
+        if not self.traps or not (EVALSHA in request or XREAD in request):
             return
         for trap in self.traps:
             edge = trap.edge
             if (
                 edge.moment == moment
-                and self._digests[edge.script] in request
+                and self._digests.get(edge.script, XREAD) in request
                 and edge.request in request
                 and edge.answer in answer
             ):

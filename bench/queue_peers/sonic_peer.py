@@ -19,6 +19,7 @@ from .job import LEASE_S, SLOTS, URL, work_async
 from .peer import Peer
 
 LANES = ("512", "768", "1024")
+IDLE_S = 5.0
 SETTINGS = Settings(url=URL, queue="bench", lease_s=LEASE_S, heartbeat_s=LEASE_S / 5, events_kept=1000)
 
 
@@ -63,17 +64,19 @@ class Instance:
     async def run(self) -> None:
         await self._store.register(self._me)
         beating = asyncio.create_task(self._beat())
-        me = (self._me.name, self._me.boot, LANES)
-        found = await self._store.claim(*me)
+        claim_id = new_job_id()
+        found = await self._claim(claim_id)
         while not beating.done():
-            if isinstance(found, Idle):
-                await self._store.sleep(found, 5.0)
-                found = await self._store.claim(*me)
-                continue
+            while isinstance(found, Idle):
+                found = await self._store.sleep(found, IDLE_S) or await self._claim(claim_id)
             self._job = found
             await work_async({name: found.spec.config[name] for name in ("number", "milliseconds")})
             result = result_of(found, self._me.name)
-            _, found = await asyncio.gather(self._store.complete(found, result), self._store.claim(*me))
+            claim_id = new_job_id()
+            _, found = await asyncio.gather(self._store.complete(found, result), self._claim(claim_id))
+
+    async def _claim(self, claim_id: str) -> JobRecord | Idle:
+        return await self._store.claim(self._me.name, self._me.boot, LANES, claim_id=claim_id, wait_s=IDLE_S)
 
     async def _beat(self) -> None:
         while True:

@@ -1,5 +1,6 @@
 -- The next job for an instance, started. ARGV[5] instance, [6] its boot id, [7] id of this claim, [8] lease in ms,
--- [9] of how many turns the pending class gets one although priority waits, [10...] the lanes it serves.
+-- [9] of how many turns the pending class gets one although priority waits, [10] for how many ms the instance will wait
+-- to be handed the next job (common.lua) when there is none, or 0, [11...] the lanes it serves.
 -- With a lease of 0 the job is not started but set aside: it stays queued, and other instances pass it over for as long
 -- as they find something else, but at most PASSED_MAX times. What was set aside before is let go. Nothing has to be
 -- undone when the instance dies.
@@ -11,8 +12,9 @@ local PASSED_MAX = 3  -- then whoever comes first takes it, so that nobody's lon
 local LOOK_AT = 32  -- returned jobs of a batch: more than there are instances that set one aside
 local ahead = lease_ms == 0
 
-local known_boot, mine = unpack(redis.call('HMGET', INSTANCE .. instance, 'boot', 'ahead'))
+local known_boot, mine, awaits = unpack(redis.call('HMGET', INSTANCE .. instance, 'boot', 'ahead', 'awaits'))
 if known_boot ~= boot then return { 'unregistered' } end
+if awaits then redis.call('HDEL', INSTANCE .. instance, 'awaits') end
 
 local last_id, last_job, last_token = string.match(redis.call('GET', CLAIM .. instance) or '', '^(%S+) (%S+) (%d+)$')
 if last_id == claim_id then  -- the answer was lost on its way
@@ -27,7 +29,7 @@ tend()
 local skipped = 0
 
 local flows_of, serves = { priority = {}, pending = {} }, {}
-for at = 10, #ARGV do
+for at = 11, #ARGV do
   serves[ARGV[at]] = true
   for class, flows in pairs(flows_of) do flows[#flows + 1] = FLOWS .. class .. ':' .. ARGV[at] end
 end
@@ -46,7 +48,7 @@ local function by_turn(class)
     if not best then return nil end
     local batch = firsts[best][1]
     places[best], firsts[best] = places[best] + 1, nil
-    return ARGV[9 + best], batch
+    return ARGV[10 + best], batch
   end
 end
 
@@ -142,10 +144,18 @@ local function take(class)
   end
 end
 
+-- The instance sleeps now, and may be handed a job of any of its lanes until it asks again.
+local function await_job()
+  local till = integer(now + ARGV[10])
+  redis.call('DEL', HANDED .. instance)
+  redis.call('HSET', INSTANCE .. instance, 'awaits', table.concat({ claim_id, ARGV[8], till, unpack(ARGV, 11) }, ' ') .. ' ')
+  for at = 11, #ARGV do redis.call('ZADD', AWAITING .. ARGV[at], now, instance) end
+end
+
 local order = {}
 local drained = redis.call('HEXISTS', DRAINING, instance) == 1  -- it finishes what it has and takes nothing new
 for _, class in ipairs({ 'priority', 'pending' }) do
-  if not drained and #ARGV > 9 and redis.call('EXISTS', unpack(flows_of[class])) > 0 then order[#order + 1] = class end
+  if not drained and #ARGV > 10 and redis.call('EXISTS', unpack(flows_of[class])) > 0 then order[#order + 1] = class end
 end
 if #order == 2 then
   local turn = ahead and (tonumber(redis.call('GET', TURNS)) or 0) + 1 or redis.call('INCR', TURNS)
@@ -187,20 +197,14 @@ if not id then
       if due < 0 or left < due then due = left end
     end
   end
+  if ARGV[10] ~= '0' and not drained and skipped < SKIP_MAX then await_job() end
   return { 'none', wake_id, due }
 end
 
-local key = JOB .. id
-local token, attempt = integer((job.token or 0) + 1), integer((job.attempt or 0) + 1)
-local started = { 'state', 'running', 'token', token, 'attempt', attempt, 'owner', instance, 'boot', boot,
-  'started_ms', integer(now) }
-redis.call('HSET', key, unpack(started))
+local started = start(id, job, instance, boot, claim_id, lease_ms)
 if job.ahead then
-  redis.call('HDEL', key, 'ahead', 'ahead_boot', 'passed')
+  redis.call('HDEL', JOB .. id, 'ahead', 'ahead_boot', 'passed')
   if mine == id then redis.call('HDEL', INSTANCE .. instance, 'ahead') end
 end
-redis.call('ZADD', LEASES, now + lease_ms, id)
-redis.call('SET', CLAIM .. instance, claim_id .. ' ' .. id .. ' ' .. token, 'PX', integer(RETENTION_MS))
-emit(id, 'running', 'claimed', 'instance', instance, 'attempt', attempt, 'token', token)
 for _, value in ipairs(started) do fields[#fields + 1] = value end  -- the last value of a field counts
 return { 'job', id, fields }

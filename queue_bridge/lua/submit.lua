@@ -4,6 +4,7 @@
 -- {number, id, state} in a row for each job that was there before; all others were made. Or {'full', how many have not
 -- ended}, and none was.
 -- Repeating the call makes nothing twice.
+local HANDED_MAX = 32  -- of one call; more instances than that are seldom asleep
 local again, caller, backlog = ARGV[5] == '1', ARGV[6], tonumber(ARGV[7])
 local time = integer(now)
 local known, number, at = {}, 0, 8
@@ -52,7 +53,7 @@ end
 
 while at <= #ARGV do
   local class, lane, batch, callback, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
-  local made = {}
+  local made, records = {}, {}
   local place = redis.call('HINCRBY', TOTALS, 'submitted', count) - count  -- in the order of all submissions, over all lanes
   at = at + 5
   for _ = 1, count do
@@ -76,6 +77,10 @@ while at <= #ARGV do
       end
       redis.call('HSET', JOB .. id, unpack(add_pieces(fields, ARGV[at + 2])))
       made[#made + 1] = id
+      if #made <= HANDED_MAX then
+        records[#records + 1] = id
+        records[#records + 1] = fields
+      end
     end
     number = number + 1
     at = at + 3
@@ -85,8 +90,11 @@ while at <= #ARGV do
     local ids = table.concat(made, ' ')
     redis.call('XADD', SUBMITTED .. caller, '*', 'jobs', ids)
     emit(ids, 'queued', 'submitted')
-    redis.call('RPUSH', WAITING .. class .. ':' .. lane .. ':' .. batch, unpack(made))
-    begin_to_wait(class, lane, batch, #made)
+    local handed = hand_over(class, lane, records)
+    if handed < #made then
+      redis.call('RPUSH', WAITING .. class .. ':' .. lane .. ':' .. batch, unpack(made, handed + 1))
+      begin_to_wait(class, lane, batch, #made - handed)
+    end
     if batch ~= '' then add_to_batch(batch, #made) end
     if caller ~= '' then
       redis.call('SADD', CALLERS, caller)
