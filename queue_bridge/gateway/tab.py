@@ -100,7 +100,12 @@ def tab_app(
         app.router.add_route(operation.method, operation.route, served(operation, from_this_server))
     _with_page(app, {"on": True, "queue": settings.queue})
     app.cleanup_ctx.append(sweep)
+    app.on_shutdown.append(_send_away)
     return app
+
+
+async def _send_away(app: web.Application) -> None:
+    await app[GATEWAY].events.stop()
 
 
 def off_app(why: str) -> web.Application:
