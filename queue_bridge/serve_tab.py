@@ -33,8 +33,10 @@ def serve_tab() -> None:
     from .gateway.tab import off_app
 
     try:
-        server = importlib.import_module("server").PromptServer.instance
-    except (ImportError, AttributeError):  # no server, as in scripts that use nodes alone
+        server = getattr(importlib.import_module("server").PromptServer, "instance", None)
+    except ImportError:
+        server = None
+    if server is None:  # no server, as in scripts that use nodes alone
         return
     try:
         settings = load_settings()

@@ -43,7 +43,6 @@ async def page(browser: str) -> AsyncIterator[Page]:
     """A page in which nothing of ours goes wrong, whatever ComfyUI's own scripts complain of."""
     async with new_page(browser) as page:
         yield page
-        await page.open("about:blank")
         assert [one for one in page.troubles if "sonic/queue" in one or "comfyui_sonic" in one] == []
 
 
