@@ -104,6 +104,10 @@ async def test_a_graph_runs_here_and_in_the_queue_and_its_video_goes_on_the_canv
     shown = f"document.querySelector('{TAB} dialog video')"
     await page.wait(f"{shown}?.readyState >= 2")
     assert await page.js(f"{shown}.duration") == pytest.approx(0.5, abs=0.1)
+    box = f"document.querySelector('{TAB} dialog').getBoundingClientRect()"
+    assert await page.js(
+        f"(({{ x, y, right, bottom }}) => x >= 0 && y >= 0 && right <= innerWidth && bottom <= innerHeight)({box})"
+    )
     await page.button("Put it on the canvas", TAB)
     await page.sees("is on the canvas", TAB)
     name = await page.js("window.app.graph.nodes.find((one) => one.type === 'LoadVideo').widgets[0].value")
