@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -297,11 +298,12 @@ async def test_several_servers_without_a_common_folder_are_told_what_to_set(redi
         await tab.store.register(Identity("gpu-1", "boot"))
         assert (await tab.send()).status == 202
         await tab.store.register(Identity("gpu-2", "boot"))
-        time.sleep(0.6)  # what is known of the servers is half a second old at most
+        await asyncio.sleep(0.6)  # what is known of the servers is half a second old at most
         answer = await tab.send()
         assert answer.problem() == (422, "invalid") and "SONIC_QUEUE_GATEWAY_FOLDER" in answer.json["detail"]
 
 
+@pytest.mark.slow
 async def test_of_twenty_thousand_waiting_jobs_one_page_is_sent(tab: Tab) -> None:
     specs = [
         JobSpec(new_job_id(), "file:///a.png", "file:///a.wav", "file:///a.mp4", name=f"job {number}")
