@@ -132,7 +132,9 @@ class Settings:
     fleet_start_s: float = _setting(300.0, "a start may take so long, until it is in the queue", low=1, high=86400)
     fleet_log_mib: float = _setting(50.0, "a server's log is cut at so many MiB", low=0.001, high=1048576)
     fleet_logs: int = _setting(5, "so many older ones are kept", low=1, high=1000)
-    gateway_folder: str = _setting("", "where `sonic-queue gateway` keeps uploads and results; a folder in the roots")
+    gateway_folder: str = _setting(
+        "", "where `sonic-queue gateway` and the tab in ComfyUI keep uploads and results; a folder in the roots"
+    )
     gateway_upload_mb: float = _setting(512.0, "an upload to the gateway may have so many MB", low=0.001, high=1e6)
     gateway_read_s: float = _setting(30.0, "a request's head, and each pause in its body, may take so long", low=0.1)
     gateway_origins: tuple[str, ...] = _setting((), "web pages of these origins may use the gateway; none by default")

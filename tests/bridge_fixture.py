@@ -104,6 +104,7 @@ def environment(url: str, queue: str, name: str, orders: Path) -> dict[str, str]
         "SONIC_QUEUE_QUEUE": queue,
         "SONIC_QUEUE_INSTANCE": name,
         "SONIC_QUEUE_ROOTS": str(orders),
+        "SONIC_QUEUE_GATEWAY_FOLDER": str(orders / "gateway"),
         "SONIC_QUEUE_TEMPLATES": str(TEMPLATES),
         "SONIC_QUEUE_RETRIES": "2",
         "SONIC_QUEUE_BACKOFF_S": "0.2",

@@ -161,11 +161,11 @@ class Page:
         for kind in ("keyDown", "keyUp"):
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
-    async def drop(self, files: Sequence[Path]) -> None:
-        """Drop files onto the middle of the page."""
+    async def drop(self, files: Sequence[Path], x: int = 300, y: int = 300) -> None:
+        """Drop files, or folders, onto a point of the page."""
         data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
-            await self.call("Input.dispatchDragEvent", type=kind, x=300, y=300, data=data)
+            await self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     async def size(self, width: int, height: int, scale: float = 1) -> None:
         await self.call(

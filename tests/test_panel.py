@@ -398,7 +398,10 @@ async def test_ten_thousand_jobs_are_a_page_like_any_other(hands: GatewayHands, 
 CONTRAST = """(() => {
   const linear = (v) => v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4;
   const light = (c) => { const [r, g, b] = c.map(linear); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const rgb = (text) => {
+    const numbers = text.match(/[\\d.]+/g).map(Number);
+    return text.startsWith('color(') ? numbers.map((value, at) => (at < 3 ? value * 255 : value)) : numbers;
+  };
   const ground = (one) => {
     for (; one; one = one.parentElement) {
       const [r, g, b, a = 1] = rgb(getComputedStyle(one).backgroundColor);

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
@@ -23,7 +23,7 @@ from ..store import Store
 from ..templates import Template
 from .access import admitted
 from .api import OPERATIONS
-from .api_keys import ApiKeys
+from .api_keys import ApiKeys, Caller
 from .comfy.api import COMFY_OPERATIONS
 from .comfy.envelope import enveloped
 from .context import GATEWAY, Asked, Gateway
@@ -42,6 +42,7 @@ from .uploads import SWEEP_S, OldUploads
 log = logging.getLogger("sonic.gateway")
 
 Served = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Admit = Callable[[web.Request, Gateway, Operation], Awaitable[Caller]]
 LASTING = frozenset(
     {"followTask", "followBatch", "watch", "getResult", "getJobEvents", "getAssetContent"}
 )  # last as long as their client wants
@@ -69,20 +70,20 @@ def build_app(
     keys, events = ApiKeys(store), EventStream(view)
     places, shared = Places.of(settings), (Traffic(), SharedOverview(view), Thumbnails(), AssetRecords(store))
     gateway = Gateway(settings, store, view, templates, places, keys, events, *shared, is_open)
-    app = web.Application(middlewares=[_unserved], client_max_size=0)
+    app = web.Application(middlewares=[unserved], client_max_size=0)
     app[GATEWAY] = gateway
-    for operation in (*OPERATIONS, *COMFY_OPERATIONS, _described(templates)):
-        app.router.add_route(operation.method, operation.route, _served(operation))
+    for operation in described((*OPERATIONS, *COMFY_OPERATIONS), templates):
+        app.router.add_route(operation.method, operation.route, served(operation, admitted))
     for address, serve in page_routes():
         app.router.add_get(address, _shown(serve))
     app.on_response_prepare.append(_with_headers)
-    app.cleanup_ctx.append(_sweep)
+    app.cleanup_ctx.append(sweep)
     app.cleanup_ctx.append(_watch)
     return app
 
 
-def _described(templates: Mapping[str, Template]) -> Operation:
-    """The operation that describes all operations, and itself."""
+def described(operations: Sequence[Operation], templates: Mapping[str, Template]) -> tuple[Operation, ...]:
+    """These operations, and one that describes all of them and itself."""
     text = ""
 
     async def openapi(request: web.Request, asked: Asked) -> web.Response:
@@ -90,18 +91,18 @@ def _described(templates: Mapping[str, Template]) -> Operation:
 
     answers = (Answer(200, "this document", "Description"),)
     own = Operation("openapi", "GET", "/openapi.json", openapi, "", "This description.", answers)
-    document = description((*OPERATIONS, *COMFY_OPERATIONS, own), templates)
+    document = description((*operations, own), templates)
     document["components"]["schemas"]["Description"] = {"type": "object"}
     text = json.dumps(document, ensure_ascii=False)
-    return own
+    return (*operations, own)
 
 
-def _served(operation: Operation) -> Served:
-    """The handler of an operation, with what all of them share."""
+def served(operation: Operation, admit: Admit) -> Served:
+    """The handler of an operation, with what all of them share. admit: says who asks, or raises Problem."""
 
     async def answered(request: web.Request) -> web.StreamResponse:
         gateway = request.app[GATEWAY]
-        caller = await admitted(request, gateway, operation)
+        caller = await admit(request, gateway, operation)
         asked = Asked(gateway, caller, checked_query(operation.query, request.query, but=operation.labels))
         return await operation.handler(request, asked)
 
@@ -121,7 +122,7 @@ def _shown(serve: Served) -> Served:
 
 
 @web.middleware
-async def _unserved(request: web.Request, handler: Served) -> web.StreamResponse:
+async def unserved(request: web.Request, handler: Served) -> web.StreamResponse:
     """What no operation serves: addresses and methods that there are not, and a browser's asking ahead."""
     if request.match_info.http_exception is None:
         return await handler(request)
@@ -188,7 +189,8 @@ async def _with_headers(request: web.Request, response: web.StreamResponse) -> N
             response.headers["Access-Control-Max-Age"] = "600"
 
 
-async def _sweep(app: web.Application) -> AsyncIterator[None]:
+async def sweep(app: web.Application) -> AsyncIterator[None]:
+    """Removes old uploads as long as the application serves."""
     gateway = app[GATEWAY]
     uploads = OldUploads(gateway.view, gateway.places, gateway.assets)
     sweeping = asyncio.create_task(now_and_then(uploads.sweep, SWEEP_S, log))

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gateway:
-    """One gateway. is_open: whoever reaches it needs no key."""
+    """One gateway. is_open: whoever reaches it needs no key.
+
+    takes_addresses: whether a task may say where files and webhooks are; else it comes with its files.
+    """
 
     settings: Settings
     store: Store
@@ -41,6 +44,7 @@ class Gateway:
     thumbnails: Thumbnails
     assets: AssetRecords
     is_open: bool = False
+    takes_addresses: bool = True
 
 
 GATEWAY = web.AppKey("GATEWAY", Gateway)

@@ -51,6 +51,7 @@ OTHERS = sorted(FIELDS - {"prompt"} - {one.name for one in _DESCRIBED})  # a pro
 TASK = (*_DESCRIBED, *(Field(name, "string", "") for name in OTHERS))
 DEFAULTS = tuple(one for one in TASK if one.name in {"config", "priority", "workflow", "consent_id"})
 FILES = ("image", "audio")
+ADDRESSES = ("image", "audio", "image_url", "audio_url", "output", "callback")
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def new_task(
     """
     places, own_batch = gateway.places, f"{OWN_BATCH}{caller.id}" if caller.id else ""
     laid = {name: path.as_uri() for name, path in (files or {}).items()}
+    if not gateway.takes_addresses and (named := next((name for name in ADDRESSES if fields.get(name)), None)):
+        raise invalid(named, "is not taken here; send the files themselves.")
     try:
         for name in ("image", "audio", "image_url", "audio_url"):
             if fields.get(name):

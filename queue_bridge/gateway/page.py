@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from aiohttp import web
 
+Serve = Callable[[web.Request], Awaitable[web.Response]]
 FOLDER = Path(__file__).resolve().parent.parent.parent / "web" / "panel"
 TYPES: Mapping[str, str] = MappingProxyType(
     {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -36,22 +37,25 @@ def page_files(folder: Path = FOLDER) -> dict[str, tuple[bytes, str]]:
     return {one.name: (one.read_bytes(), TYPES[one.suffix]) for one in found if one.suffix in TYPES}
 
 
-def page_routes() -> list[tuple[str, Callable[[web.Request], Awaitable[web.Response]]]]:
+def file_routes(folder: Path, below: str) -> list[tuple[str, Serve]]:
+    """The address ``below`` of each file of a folder, and what answers there."""
+    return [(f"{below}/{name}", _serving(*file)) for name, file in page_files(folder).items()]
+
+
+def page_routes() -> list[tuple[str, Serve]]:
     """Addresses and what answers there. They need no key: what is in these files is no secret."""
+    routes = file_routes(FOLDER, "/panel")
+    index = next((serve for address, serve in routes if address == "/panel/index.html"), None)
+    return routes + ([(address, index) for address in ("/", "/panel/")] if index else [])
 
-    def serving(content: bytes, kind: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-        tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
-        async def serve(request: web.Request) -> web.Response:
-            headers = {**HEADERS, "ETag": tag}
-            if request.headers.get("If-None-Match", "").removeprefix("W/") == tag:
-                return web.Response(status=304, headers=headers)
-            return web.Response(body=content, content_type=kind, charset="utf-8", headers=headers)
+def _serving(content: bytes, kind: str) -> Serve:
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
-        return serve
+    async def serve(request: web.Request) -> web.Response:
+        headers = {**HEADERS, "ETag": tag}
+        if request.headers.get("If-None-Match", "").removeprefix("W/") == tag:
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=content, content_type=kind, charset="utf-8", headers=headers)
 
-    files = page_files()
-    routes = [(f"/panel/{name}", serving(*file)) for name, file in files.items()]
-    if "index.html" in files:
-        routes += [(address, serving(*files["index.html"])) for address in ("/", "/panel/")]
-    return routes
+    return serve

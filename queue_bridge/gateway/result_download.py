@@ -55,21 +55,21 @@ async def result_place(record: JobRecord, places: Places) -> FilePlace | LinkPla
 
 async def show_link(request: web.Request, asked: Asked) -> web.Response:
     """For whoever cannot follow a redirect with a key in its header, as a web page."""
-    record, place = await _finished(request, asked)
+    record, place = await finished(request, asked)
     is_link = isinstance(place, LinkPlace)
     url = place.url if isinstance(place, LinkPlace) else links_of(record.task_id)["result"]
     return web.json_response({"url": url, "elsewhere": is_link})
 
 
 async def download_result(request: web.Request, asked: Asked) -> web.StreamResponse:
-    record, place = await _finished(request, asked)
+    record, place = await finished(request, asked)
     if isinstance(place, LinkPlace):
         return web.Response(status=302, headers={"Location": place.url})
     name = f"{record.spec.name.rpartition('/')[2] or record.task_id}{record.spec.suffix}"
     return await send_file(request, place.path, name, kind_of(place.path))
 
 
-async def _finished(request: web.Request, asked: Asked) -> tuple[JobRecord, FilePlace | LinkPlace]:
+async def finished(request: web.Request, asked: Asked) -> tuple[JobRecord, FilePlace | LinkPlace]:
     """The task that the address names, and where its video is. Raises Problem."""
     gateway, record = asked.gateway, await record_of(request, asked)
     if record.state is not State.COMPLETED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -34,7 +34,7 @@ from .new_tasks import (
 from .operations import JSON, MULTIPART
 from .problem import Problem
 from .task_view import STATES, links_of, task_view
-from .uploads import received
+from .uploads import Upload, received
 
 LOOKED_AT = 2000  # jobs, for one page of a list
 MEGABYTE = 1_000_000
@@ -74,26 +74,43 @@ async def _create_with_files(request: web.Request, asked: Asked) -> web.Response
             if name in upload.files and (name in fields or f"{name}_url" in fields):
                 raise invalid(name, "is given twice.")
         await check_batch(gateway, caller, fields.get("batch", ""))
-        suffixes, seconds = await asyncio.to_thread(looked_into, upload)
-        fields, said = with_duration(fields, seconds)
-        own_id = fields.get("task_id", "")
-        digest = digest_of(["task", upload.texts, upload.digests])
         fields = {"name": upload.names.get("audio", ""), **fields}
+        digest = digest_of(["task", upload.texts, upload.digests])
+        return await queue_upload(request, asked, upload, fields, digest, fresh_id)
 
-        def task_with(task_id: str) -> NewTask:
-            upload.is_of(task_id)
-            files = {name: upload.folder / f"{name}{suffix}" for name, suffix in suffixes.items()}
-            return new_task(gateway, caller, fields, task_id, files)
 
-        task = await asyncio.to_thread(task_with, own_id or fresh_id)
-        found = await identified(gateway, caller, request, digest, own_id or fresh_id, own_id)
-        if found.id != task.submission.spec.task_id:
-            task = await asyncio.to_thread(task_with, found.id)
-        await upload.keep(suffixes)
-        (answer,) = await queued(gateway, caller, [task], found)
-        if not answer.made:
-            await upload.drop()
-    return _accepted(found, task, said)
+async def queue_upload(
+    request: web.Request,
+    asked: Asked,
+    upload: Upload,
+    fields: Mapping[str, Any],
+    digest: str,
+    fresh_id: str,
+    warnings: Sequence[str] = (),
+) -> web.Response:
+    """Answer with the task that the files of a request become. digest: of all that it says. Raises Problem.
+
+    warnings: sentences for its client, beside those about its files and parameters.
+    """
+    gateway, caller = asked.gateway, asked.caller
+    suffixes, seconds = await asyncio.to_thread(looked_into, upload)
+    whole, said = with_duration(fields, seconds)
+    own_id = whole.get("task_id", "")
+
+    def task_with(task_id: str) -> NewTask:
+        upload.is_of(task_id)
+        files = {name: upload.folder / f"{name}{suffix}" for name, suffix in suffixes.items()}
+        return new_task(gateway, caller, whole, task_id, files)
+
+    task = await asyncio.to_thread(task_with, own_id or fresh_id)
+    found = await identified(gateway, caller, request, digest, own_id or fresh_id, own_id)
+    if found.id != task.submission.spec.task_id:
+        task = await asyncio.to_thread(task_with, found.id)
+    await upload.keep(suffixes)
+    (answer,) = await queued(gateway, caller, [task], found)
+    if not answer.made:
+        await upload.drop()
+    return _accepted(found, task, [*warnings, *said])
 
 
 def _accepted(found: Identity, task: NewTask, said: list[str]) -> web.Response:

@@ -143,11 +143,42 @@ async def received_whole(
 
 
 @contextlib.asynccontextmanager
+async def copied(places: Places, name: str, files: Mapping[str, Path], limit: int) -> AsyncIterator[Upload]:
+    """The same for files that lie here already. Raises Problem."""
+    size = 0
+    for key, source in files.items():
+        try:
+            size += source.stat().st_size
+        except OSError as error:
+            raise invalid(key, f"the file '{source.name}' cannot be read: {error.strerror or error}.") from error
+    if size > limit:
+        raise too_large(limit)
+    async with _begun(places, name, size) as upload:
+        for key, source in files.items():
+            upload.files[key] = await asyncio.to_thread(_copy, source, upload.part / key)
+            upload.names[key] = _stem(source.name)
+        yield upload
+
+
+def _copy(source: Path, place: Path) -> Path:
+    shutil.copyfile(source, place)
+    with place.open("rb+") as file:
+        os.fsync(file.fileno())
+    return place
+
+
+@contextlib.asynccontextmanager
 async def _new_upload(request: web.Request, places: Places, name: str, limit: int) -> AsyncIterator[Upload]:
     check_length(request, limit, beside=TEXT_BYTES)
+    async with _begun(places, name, request.content_length or 0) as upload:
+        yield upload
+
+
+@contextlib.asynccontextmanager
+async def _begun(places: Places, name: str, size: int) -> AsyncIterator[Upload]:
     upload = Upload(*places.upload_folder(name))
     try:
-        await asyncio.to_thread(_begin, upload.part, request.content_length or 0)
+        await asyncio.to_thread(_begin, upload.part, size)
         yield upload
     except OSError as error:
         await upload.drop()

@@ -3,6 +3,10 @@
 const KEY = "sonic-queue-key";
 const SHAPE = /^sq_[0-9a-f]{8}_[A-Za-z0-9_-]{43}$/;
 const PART = 1 << 20;
+let base = ""; // what stands before every path, where the API is not at the root of its server
+
+export const setBase = (text) => (base = text);
+export const addressOf = (path) => `${base}${path}`;
 
 /** Raised for every answer that is none of the wanted ones. kind: the gateway's word for it; waitS: Retry-After. */
 export class Problem extends Error {
@@ -25,7 +29,7 @@ function headersWith(more = {}) {
 /** The answer as it comes. Raises Problem when the gateway cannot be reached. */
 export async function raw(path, { method = "GET", headers = {}, body, signal } = {}) {
   try {
-    return await fetch(path, { method, headers: headersWith(headers), body, signal, cache: "no-store" });
+    return await fetch(addressOf(path), { method, headers: headersWith(headers), body, signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, "unreachable", "");
@@ -65,7 +69,7 @@ export async function blob(path) {
 export function upload(path, form, { once, progress = () => {} }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // as fetch tells nothing of what has been sent
-    request.open("POST", path);
+    request.open("POST", addressOf(path));
     for (const [name, value] of Object.entries(headersWith({ "Idempotency-Key": once }))) {
       request.setRequestHeader(name, value);
     }

@@ -12,7 +12,7 @@ const AGAIN_MS = 1000;
 const TYPED_MS = 300;
 const STATES = ["queued", "running", "retrying", "completed", "failed", "cancelled"];
 
-/** page: as for taskRow, with fail(problem) and go(view, filters). filters: {state, batch, name}. */
+/** page: as for taskRow, with fail(problem), go(view, filters), and empty: what is said without jobs. filters: {state, batch, name}. */
 export function jobs(page, filters) {
   const rows = new Map();
   let [cursors, next, tasks, looked] = [[""], null, [], 0];
@@ -104,7 +104,7 @@ export function jobs(page, filters) {
     const unsure = !looks && Boolean(next) && tasks.length < A_PAGE;
     show(list, tasks.length > 0);
     show(empty, tasks.length === 0 || unsure);
-    say(empty, unsure ? t("lookedAt", { n: number(looked) }) : t(filtered ? "jobsNoMatch" : "jobsEmpty"));
+    say(empty, unsure ? t("lookedAt", { n: number(looked) }) : t(filtered ? "jobsNoMatch" : (page.empty ?? "jobsEmpty")));
     show(further, unsure);
     show(newer, cursors.length > 1);
     show(older, Boolean(next) && !unsure);

@@ -85,7 +85,7 @@ export class Live {
     try {
       const headers = { Accept: "text/event-stream", ...(this.#lastId ? { "Last-Event-ID": this.#lastId } : {}) };
       const answer = await raw("/v1/events", { headers, signal: line.signal });
-      if (!answer.ok) return problemOf(answer);
+      if (!answer.ok) return await problemOf(answer); // before the line is cut below, and the answer with it
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       const lines = new Lines();
       for (;;) {

@@ -51,7 +51,7 @@ async function lookInto(file) {
   return { file, pairs: found.pairs, leftOut: [...found.leftOut, ...folders.map((name) => ({ name, why: "folder" }))] };
 }
 
-/** page: {sentence(problem), go}. first: files that were dropped. */
+/** page: {sentence(problem), go}; host: what holds dialogs. first: files that were dropped. */
 export function submitDialog(page, first = []) {
   const files = new Map();
   let [plan, zips, parameters, busy] = [{ pairs: [], leftOut: [] }, [], {}, false];
@@ -74,7 +74,7 @@ export function submitDialog(page, first = []) {
       button("×", () => node.close(), { kind: "quiet close", label: t("close") })), body);
   node.addEventListener("cancel", (event) => busy && event.preventDefault());
   node.addEventListener("close", () => node.remove());
-  document.body.append(node);
+  (page.host ?? document.body).append(node);
   node.showModal();
 
   async function add(more) {

@@ -1,11 +1,11 @@
 // Everything about one job, and its video.
 
-import { get, hasKey, inParts, problemOf, raw, taskPath } from "./api.js";
+import { addressOf, get, hasKey, inParts, problemOf, raw, taskPath } from "./api.js";
 import { button, el, say, show } from "./dom.js";
 import { apply, nameOf, stateOf } from "./task_row.js";
 import { bytes, duration, has, moment, number, stageText, t } from "./text.js";
 
-/** page: {may, fail, sentence(problem), cancel, retry}. opened: where the focus goes back to. */
+/** page: {may, fail, sentence(problem), cancel, retry}; host: what holds dialogs; beside(task): buttons below a video. */
 export async function taskDialog(page, task, play) {
   const abort = new AbortController();
   let address = "";
@@ -23,7 +23,7 @@ export async function taskDialog(page, task, play) {
     if (address) URL.revokeObjectURL(address);
     node.remove();
   });
-  document.body.append(node);
+  (page.host ?? document.body).append(node);
   node.showModal();
 
   function draw() {
@@ -81,9 +81,10 @@ export async function taskDialog(page, task, play) {
       }
       if (abort.signal.aborted) return;
     }
-    if (isVideo) video.src = address || path;
-    save.href = address || path;
-    stagePlace.replaceChildren(...(isVideo ? [video, save] : [save]));
+    if (isVideo) video.src = address || addressOf(path);
+    save.href = address || addressOf(path);
+    const beside = (isVideo && page.beside?.(task)) || [];
+    stagePlace.replaceChildren(...(isVideo ? [video, el("div", { class: "acts" }, save, ...beside)] : [save]));
     if (play && isVideo) video.play().catch(() => {}); // a browser may want a click first
   }
 

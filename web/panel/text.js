@@ -68,6 +68,15 @@ const EN = {
   "why.unknown": "'{suffix}' is no picture or sound that is known here.", "why.double": "{names} are {kind} of the same name; keep one of them.", pictures: "pictures", recordings: "recordings",
   "why.noPicture": "No picture has this name or the beginning of it.", "why.noSound": "No recording has this name or begins with it.", "why.empty": "The file is empty.",
   and: " and ",
+
+  tabTitle: "Sonic Queue", tabGraph: "Submit this graph", tabGraphSent: "The portrait and the recording of this graph are in the queue.",
+  tabEmpty: "There are no jobs yet. Submit this graph, or drop portraits and recordings here.",
+  tabCanvas: "Put it on the canvas", tabOnCanvas: "{name} is on the canvas.", tabCounts: "Servers: {servers} · running: {running} · waiting: {waiting}",
+  tabNobody: "No server takes jobs now · waiting: {waiting}",
+  tabOff: "The queue is off: set the environment variable SONIC_QUEUE_URL to its address, such as redis://localhost:6379/0, and start ComfyUI again.",
+  tabWrong: "The queue is off, as a setting is wrong: {why}",
+  tabLost: "ComfyUI does not answer. What you see may be old. The tab keeps trying.",
+  tabAway: "The queue's database does not answer. What you see may be old. The tab comes back by itself.",
 };
 
 const ZH = {
@@ -138,6 +147,15 @@ const ZH = {
   "why.unknown": "“{suffix}”不是可识别的图片或声音。", "why.double": "{names} 是同名的{kind}，请只留一个。", pictures: "图片", recordings: "录音",
   "why.noPicture": "没有同名或名称为其开头的图片。", "why.noSound": "没有同名或以此开头的录音。", "why.empty": "文件是空的。",
   and: "和",
+
+  tabTitle: "Sonic 队列", tabGraph: "提交当前工作流", tabGraphSent: "当前工作流的人像和录音已进入队列。",
+  tabEmpty: "还没有任务。提交当前工作流，或把人像和录音拖到这里。",
+  tabCanvas: "放到画布", tabOnCanvas: "{name} 已放到画布。", tabCounts: "服务器 {servers} · 处理中 {running} · 排队 {waiting}",
+  tabNobody: "目前没有服务器接任务 · 排队 {waiting}",
+  tabOff: "队列未开启：请将环境变量 SONIC_QUEUE_URL 设为队列地址（如 redis://localhost:6379/0），然后重新启动 ComfyUI。",
+  tabWrong: "队列未开启，因为有一项设置不正确：{why}",
+  tabLost: "ComfyUI 没有响应，内容可能已过时，正在自动重连。",
+  tabAway: "队列数据库没有响应，内容可能已过时，恢复后会自动继续。",
 };
 
 const STAGES = {
@@ -161,6 +179,9 @@ export function switchLanguage() {
   language = language === "en" ? "zh" : "en";
   sessionStorage.setItem(CHOSEN, language);
 }
+
+/** Take a language, "en" or "zh", where another program has asked for it. */
+export const speak = (name) => (language = name in TEXTS ? name : "en");
 
 /** A text with its {places} filled. */
 export function t(name, values = {}) {
