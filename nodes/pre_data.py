@@ -103,10 +103,11 @@ class PreData(io.ComfyNode):
 
         prepared = prepare(picture_of(image), sound_of(audio), options, search)
         height, width = prepared.picture.shape[:2]
+        memory = sonic_memory(width, height, latent_frames(len(prepared.speech)))
         lines = [
             f"{width} x {height} pixels, {prepared.seconds:.2f} s of sound",
             *prepared.notes,
-            f"Sonic needs {sonic_memory(width, height, latent_frames(len(prepared.speech)))}; draft needs none.",
+            f"On the card: Sonic {memory} beside its weights, draft nothing.",
         ]
         shown = face_picture(prepared, faces, options) if somebody_watches() else {}
         return io.NodeOutput(prepared, ui={**told(cls.hidden.unique_id, lines), **shown})

@@ -30,7 +30,7 @@ def draw_faces(picture: Frame, faces: Sequence[Face], speaker: Face | None, crop
     if used != (0, 0, width, height):
         drawing = _darkened(drawing, _scaled(used, scale))
     pen = ImageDraw.Draw(drawing)
-    line = max(2, max(size) // 200)
+    line = max(2, max(size) // 128)
     if crop is not None:
         pen.rectangle(_inner(crop, scale), outline=CROP, width=line)
     font = ImageFont.truetype(str(OWN_FONT), max(12, max(size) // 24))

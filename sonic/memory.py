@@ -59,8 +59,8 @@ def memory_need(width: int, height: int, frames: int, unet_bytes: int = 2, vae_b
 
 
 def sonic_memory(width: int, height: int, frames: int) -> str:
-    """What Sonic needs in half precision, as a person is told it; ``frames`` at the model's rate."""
-    return f"about {memory_need(width, height, frames).peak / _GB:.1f} GB of memory on the card beside its weights"
+    """What Sonic needs beside its weights in half precision, for people; ``frames`` at the model's rate."""
+    return f"about {memory_need(width, height, frames).peak / _GB:.1f} GB"
 
 
 def check_memory(
