@@ -27,7 +27,7 @@ def face_picture(prepared: PreparedData, faces: Sequence[Face], options: Prepare
     drawing = draw_faces(prepared.original, faces, speaker, crop, prepared.crop_box)
     written = io.BytesIO()
     drawing.save(written, "JPEG", quality=85)
-    name = f"sonic_face_{hashlib.sha256(written.getbuffer()).hexdigest()[:16]}.jpg"
+    name = f"face_{hashlib.sha256(written.getbuffer()).hexdigest()[:16]}.jpg"
     folder = Path(folder_paths.get_temp_directory())
     try:
         folder.mkdir(parents=True, exist_ok=True)

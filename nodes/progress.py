@@ -47,7 +47,8 @@ def somebody_watches() -> bool:
 
 def told(node_id: str | None, lines: Sequence[str]) -> dict[str, list[str]]:
     """Lines on what a node has done: shown on it now; returns the ``ui`` output that keeps them in the history."""
-    text_on_node(node_id)("\n".join(lines))
+    # newer browsers run the lines together
+    text_on_node(node_id)("\n".join(line if line.endswith(".") else f"{line}." for line in lines))
     return {"text": list(lines)}
 
 

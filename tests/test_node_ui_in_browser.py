@@ -58,7 +58,7 @@ async def test_a_run_shows_the_face_the_engine_and_what_was_saved_and_help_opens
 
     face = f"{node('SONIC_PreData')}.imgs?.[0]"
     await page.wait(f"{face}?.naturalWidth > 0")
-    assert "sonic_face_" in await page.js(f"{face}.src")
+    assert "filename=face_" in await page.js(f"{face}.src")
     # Green is the face's box and amber the crop's; the picture has neither.
     colours = await page.js(
         f"(() => {{ const one = {face}, canvas = new OffscreenCanvas(one.naturalWidth, one.naturalHeight);"
@@ -71,9 +71,9 @@ async def test_a_run_shows_the_face_the_engine_and_what_was_saved_and_help_opens
     assert min(colours) > 100
     shown = await page.js(text_on("SONIC_PreData"))
     assert shown.startswith("256 x 256 pixels") and "Sonic about" in shown and "draft nothing" in shown
-    assert (await page.js(text_on("SONIC_Inference"))).splitlines()[0] == "Engine: draft"
+    assert (await page.js(text_on("SONIC_Inference"))).splitlines()[0] == "Engine: draft."
     await page.sees("Engine: draft")  # the text is there for the eye, too
-    assert (await page.js(text_on("SONIC_SaveVideo"))).splitlines()[-1] == "Engine: draft"
+    assert (await page.js(text_on("SONIC_SaveVideo"))).splitlines()[-1] == "Engine: draft."
 
     await open_help(page, "SONIC_PreData")
     await page.sees("What the node shows")
