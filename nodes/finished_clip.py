@@ -90,10 +90,10 @@ def _is_used(prompt: Mapping[str, Any] | None, node_id: str | None, output: int)
 def engine_lines(choice: EngineChoice, prepared: PreparedData) -> list[str]:
     """Which engine makes the clip, why, and what of a card's memory it takes."""
     height, width = prepared.picture.shape[:2]
-    memory = "nothing"
+    memory = "none"
     if choice.name == "sonic":
-        memory = f"{sonic_memory(width, height, latent_frames(len(prepared.speech)))} beside its weights"
-    return [f"Engine: {choice.name}", choice.reason, f"On the card: {memory}."]
+        memory = f"{sonic_memory(width, height, latent_frames(len(prepared.speech)))} + weights"
+    return [f"Engine: {choice.name}", choice.reason, f"Memory of the card: {memory}."]
 
 
 def _lines(report: Mapping[str, Any], choice: EngineChoice, prepared: PreparedData) -> list[str]:

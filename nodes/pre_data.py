@@ -107,7 +107,7 @@ class PreData(io.ComfyNode):
         lines = [
             f"{width} x {height} pixels, {prepared.seconds:.2f} s of sound",
             *prepared.notes,
-            f"On the card: Sonic {memory} beside its weights, draft nothing.",
+            f"Card: Sonic {memory} + weights, draft none.",
         ]
         shown = face_picture(prepared, faces, options) if somebody_watches() else {}
         return io.NodeOutput(prepared, ui={**told(cls.hidden.unique_id, lines), **shown})

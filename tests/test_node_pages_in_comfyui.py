@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -112,3 +115,28 @@ def test_a_translation_has_no_letter_that_the_browser_takes_for_its_own(file: Pa
 def test_no_file_for_the_browser_names_the_folder_of_the_pack() -> None:
     for file in (ROOT / "web" / "comfyui").rglob("*.js"):
         assert not re.search(r"extensions/[\w-]", file.read_text(encoding="utf-8")), file
+
+
+def test_an_installed_package_has_every_file_that_a_browser_is_given() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    carried = {file for pattern in settings["package-data"]["comfyui_sonic"] for file in ROOT.glob(pattern)}
+    given = [file for folder in ("web", "locales") for file in (ROOT / folder).rglob("*") if file.is_file()]
+    assert [file for file in given if file not in carried] == []
+
+
+def test_comfyui_reads_from_the_project_what_the_registry_asks_for(comfyui_path: Path) -> None:
+    code = (
+        "import json, sys; from comfy_config.config_parser import extract_node_configuration as read;"
+        "print(json.dumps(read(sys.argv[1]).model_dump()))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT)], cwd=comfyui_path, capture_output=True, text=True, timeout=60
+    )
+    assert answer.returncode == 0, answer.stderr
+    read = json.loads(answer.stdout.splitlines()[-1])
+    project, registry = read["project"], read["tool_comfy"]
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", project["name"]) and re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert project["license"]["text"] == "Apache-2.0" and project["requires_python"].startswith(">=3.")
+    assert project["supported_os"] == ["OS Independent"] and project["supported_comfyui_version"] == ">=0.3.64"
+    assert registry["publisher_id"] and registry["display_name"] == "Sonic Talking Head"
+    assert not registry["web"]  # it would serve the files under a name of its own, where no help page is looked for

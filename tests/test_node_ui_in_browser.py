@@ -70,7 +70,7 @@ async def test_a_run_shows_the_face_the_engine_and_what_was_saved_and_help_opens
     )
     assert min(colours) > 100
     shown = await page.js(text_on("SONIC_PreData"))
-    assert shown.startswith("256 x 256 pixels") and "Sonic about" in shown and "draft nothing" in shown
+    assert shown.startswith("256 x 256 pixels") and "Sonic 0.5 GB" in shown and "draft none" in shown
     assert (await page.js(text_on("SONIC_Inference"))).splitlines()[0] == "Engine: draft."
     await page.sees("Engine: draft")  # the text is there for the eye, too
     assert (await page.js(text_on("SONIC_SaveVideo"))).splitlines()[-1] == "Engine: draft."

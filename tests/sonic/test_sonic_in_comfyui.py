@@ -175,7 +175,7 @@ async def test_sonic_makes_a_video_when_its_files_are_there(comfyui: Any, models
     texts: list[str] = []
     outputs, progress, error = await run(comfyui, graph_for(comfyui), texts=texts)
     assert error == ""
-    assert texts[0].splitlines()[0] == "Engine: sonic." and "GB beside its weights" in texts[0]
+    assert texts[0].splitlines()[0] == "Engine: sonic." and "GB + weights" in texts[0]
     assert texts[1] == "sonic: step 1 of 1, window 1 of 1"
     assert texts[-2] == "sonic: frame 15 of 15, about 0 s left"
     assert texts[-1].startswith("Engine: sonic") and "15 frames at 25 frames a second" in texts[-1]
