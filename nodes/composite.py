@@ -10,7 +10,7 @@ from ..sonic.postprocess.composite import CompositeFrames, place_of
 from ..sonic.prepared import PreparedData
 from .frame_tensor import FrameTensor, about
 from .image_frames import ImageFrames
-from .progress import raise_if_interrupted
+from .progress import raise_if_interrupted, told
 from .sockets import PreparedSocket
 
 
@@ -33,6 +33,7 @@ class Composite(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output(display_name="images", tooltip="All frames; they are made when they are read.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -49,5 +50,5 @@ class Composite(io.ComfyNode):
         where = "fill all of it" if whole else f"lie at {x1}, {y1} in it, {x2 - x1} x {y2 - y1} of them"
         return io.NodeOutput(
             FrameTensor(frames, raise_if_interrupted, about(images)),
-            ui={"text": [f"The picture has {size}; the images {where}."]},
+            ui=told(cls.hidden.unique_id, [f"The picture has {size}; the images {where}."]),
         )

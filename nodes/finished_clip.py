@@ -16,11 +16,13 @@ from comfy_api.latest import io
 from ..sonic.engine import EngineChoice
 from ..sonic.frames import FrameSource
 from ..sonic.labels import aigc_mark
+from ..sonic.memory import sonic_memory
 from ..sonic.prepared import PreparedData
+from ..sonic.schedule import latent_frames
 from ..sonic.video import write_mp4
 from .frame_tensor import FrameTensor
 from .marks import producer_or_set
-from .progress import FrameProgress, raise_if_interrupted
+from .progress import FrameProgress, raise_if_interrupted, told
 from .rendered_video import RenderedVideo
 from .sockets import audio_of
 
@@ -73,7 +75,7 @@ def finished(
         audio_of(prepared.sound),
         fps,
         video,
-        ui={"sonic": [report], "text": _lines(report)},
+        ui={"sonic": [report], **told(hidden.unique_id, _lines(report, choice, prepared))},
     )
 
 
@@ -85,6 +87,15 @@ def _is_used(prompt: Mapping[str, Any] | None, node_id: str | None, output: int)
     return any(wire in node.get("inputs", {}).values() for node in prompt.values())
 
 
-def _lines(report: Mapping[str, Any]) -> list[str]:
+def engine_lines(choice: EngineChoice, prepared: PreparedData) -> list[str]:
+    """Which engine makes the clip, why, and what of a card's memory it takes."""
+    height, width = prepared.picture.shape[:2]
+    memory = "none"
+    if choice.name == "sonic":
+        memory = f"{sonic_memory(width, height, latent_frames(len(prepared.speech)))} + weights"
+    return [f"Engine: {choice.name}", choice.reason, f"Memory of the card: {memory}."]
+
+
+def _lines(report: Mapping[str, Any], choice: EngineChoice, prepared: PreparedData) -> list[str]:
     size = f"{report['frames']} frames at {report['fps']:g} frames a second, {report['seconds']:.2f} s of sound"
-    return [f"Engine: {report['engine']}", report["reason"], size, *report["notes"]]
+    return [*engine_lines(choice, prepared), size, *report["notes"]]

@@ -12,10 +12,10 @@ from ..sonic.engine import choose_engine, misfit, render
 from ..sonic.frames import frame_count
 from ..sonic.options import PUBLISHED_SEED, EngineName, InferenceOptions
 from ..sonic.prepared import PreparedData
-from .finished_clip import HIDDEN, clip_outputs, finished
+from .finished_clip import HIDDEN, clip_outputs, engine_lines, finished
 from .kept_networks import sonic_networks
 from .model_folders import model_folders
-from .progress import FrameProgress, raise_if_interrupted, text_on_node
+from .progress import FrameProgress, raise_if_interrupted, text_on_node, told
 from .sockets import ModelSocket, PreparedSocket
 
 
@@ -105,10 +105,11 @@ class Inference(io.ComfyNode):
         missing = missing_sonic_files(folders)
         unfit = "" if missing or options.engine == "draft" else misfit()
         choice = choose_engine(options.engine, missing, connected=model is not None, unfit=unfit)
+        told(cls.hidden.unique_id, engine_lines(choice, preprocessed_data))
         if choice.name == "sonic" and model is None:
             model = sonic_networks(sonic_files(folders))
         count = frame_count(preprocessed_data.seconds, options.fps)
-        progress = FrameProgress(count, text_on_node(cls.hidden.unique_id))
+        progress = FrameProgress(count, text_on_node(cls.hidden.unique_id, choice.name))
         source = render(
             preprocessed_data,
             options,

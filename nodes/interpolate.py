@@ -15,7 +15,7 @@ from .frame_tensor import FrameTensor, about
 from .image_frames import ImageFrames
 from .kept_networks import interpolation_network
 from .model_folders import model_folders
-from .progress import raise_if_interrupted
+from .progress import raise_if_interrupted, told
 from .sockets import ModelSocket
 
 Method = Literal["auto", "RIFE", "flow"]
@@ -56,6 +56,7 @@ class Interpolate(io.ComfyNode):
                 io.Image.Output(display_name="images", tooltip="All frames; they are made when they are read."),
                 io.Float.Output(display_name="fps"),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -66,7 +67,9 @@ class Interpolate(io.ComfyNode):
         way = _way(source, model, method)
         frames = RetimedFrames(source, fps, target_fps, way)
         text = f"{source.count} frames at {fps:g} a second became {frames.count} at {target_fps:g}, by {way.name}."
-        return io.NodeOutput(FrameTensor(frames, raise_if_interrupted, about(images)), target_fps, ui={"text": [text]})
+        return io.NodeOutput(
+            FrameTensor(frames, raise_if_interrupted, about(images)), target_fps, ui=told(cls.hidden.unique_id, [text])
+        )
 
 
 def _way(source: FrameSource, model: Any, method: Method) -> Between:

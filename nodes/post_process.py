@@ -28,7 +28,7 @@ from ..sonic.postprocess.smoothing import SmoothingMethod, smooth
 from ..sonic.prepared import Face, Sound
 from .frame_tensor import FrameTensor, about
 from .image_frames import ImageFrames
-from .progress import FrameProgress, raise_if_interrupted
+from .progress import FrameProgress, raise_if_interrupted, told
 from .sockets import audio_of, sound_of
 
 MEASURED_S = 15.0  # of a clip, for lip sync: more changes the answer little
@@ -91,6 +91,7 @@ class PostProcess(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output(display_name="images"), io.Audio.Output(display_name="audio")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -139,9 +140,8 @@ class PostProcess(io.ComfyNode):
             )
         if temporal_smoothing or close_mouth_in_silence:
             images = FrameTensor(source, raise_if_interrupted, about(images))
-        return io.NodeOutput(
-            images, audio, ui={"text": lines or ["Nothing was asked for; images and sound are unchanged."]}
-        )
+        lines = lines or ["Nothing was asked for; images and sound are unchanged."]
+        return io.NodeOutput(images, audio, ui=told(cls.hidden.unique_id, lines))
 
 
 def _openings(source: FrameSource, fps: float) -> NDArray[np.float32]:

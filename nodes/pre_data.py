@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, get_args
 
 import torch
 from comfy_api.latest import io
 
+from ..sonic.frames import Frame
 from ..sonic.landmarks import find_faces
+from ..sonic.memory import sonic_memory
 from ..sonic.options import MIN_RESOLUTION, SIZE_STEP, CropMode, OnNoFace, PrepareOptions
 from ..sonic.prepare import prepare
-from .progress import raise_if_interrupted
+from ..sonic.prepared import Face
+from ..sonic.schedule import latent_frames
+from .face_picture import face_picture
+from .progress import raise_if_interrupted, somebody_watches, told
 from .sockets import PreparedSocket, picture_of, sound_of
 
 
@@ -75,6 +79,7 @@ class PreData(io.ComfyNode):
                 ),
             ],
             outputs=[PreparedSocket.Output(display_name="preprocessed_data")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -90,11 +95,22 @@ class PreData(io.ComfyNode):
         face_index: int = 0,
     ) -> io.NodeOutput:
         options = PrepareOptions(duration, min_resolution, expand_ratio, crop, on_no_face, face_index)
-        search = partial(find_faces, check=raise_if_interrupted)
+        faces: list[Face] = []
+
+        def search(picture: Frame) -> list[Face]:
+            faces.extend(find_faces(picture, raise_if_interrupted))
+            return faces
+
         prepared = prepare(picture_of(image), sound_of(audio), options, search)
         height, width = prepared.picture.shape[:2]
-        lines = [f"{width} x {height} pixels, {prepared.seconds:.2f} s of sound", *prepared.notes]
-        return io.NodeOutput(prepared, ui={"text": lines})
+        memory = sonic_memory(width, height, latent_frames(len(prepared.speech)))
+        lines = [
+            f"{width} x {height} pixels, {prepared.seconds:.2f} s of sound",
+            *prepared.notes,
+            f"Card: Sonic {memory} + weights, draft none.",
+        ]
+        shown = face_picture(prepared, faces, options) if somebody_watches() else {}
+        return io.NodeOutput(prepared, ui={**told(cls.hidden.unique_id, lines), **shown})
 
 
 class PreDataAlias(PreData):

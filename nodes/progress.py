@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import comfy.model_management
 import comfy.utils
@@ -24,17 +24,32 @@ def raise_if_interrupted() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def text_on_node(node_id: str | None) -> Callable[[str], None]:
-    """Shows a line of text on the node of a running prompt to whoever has queued it."""
+def text_on_node(node_id: str | None, about: str = "") -> Callable[[str], None]:
+    """Shows a line of text on the node of a running prompt to whoever has queued it; about: goes before each."""
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)  # there is none where ComfyUI is used as a library
 
     def show(text: str) -> None:
         if server is not None and node_id is not None:
-            server.send_progress_text(text, node_id, server.client_id)
+            server.send_progress_text(f"{about}: {text}" if about else text, node_id, server.client_id)
 
     return show
+
+
+def somebody_watches() -> bool:
+    """Whether the one who has queued the running prompt is connected, as a browser is and a job of the queue is not."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    return server is not None and server.client_id in server.sockets
+
+
+def told(node_id: str | None, lines: Sequence[str]) -> dict[str, list[str]]:
+    """Lines on what a node has done: shown on it now; returns the ``ui`` output that keeps them in the history."""
+    # newer browsers run the lines together
+    text_on_node(node_id)("\n".join(line if line.endswith(".") else f"{line}." for line in lines))
+    return {"text": list(lines)}
 
 
 class FrameProgress:

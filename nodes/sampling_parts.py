@@ -194,7 +194,9 @@ class Decode(io.ComfyNode):
                 "one that Sonic Conditioning has.",
             )
         source = clip_of(latents, preprocessed_data, fps, model, raise_if_interrupted)
-        progress = FrameProgress(frame_count(preprocessed_data.seconds, fps), text_on_node(cls.hidden.unique_id))
+        progress = FrameProgress(
+            frame_count(preprocessed_data.seconds, fps), text_on_node(cls.hidden.unique_id, "sonic")
+        )
         choice = EngineChoice("sonic", "The connected latents are decoded.")
         return finished(source, preprocessed_data, fps, choice, {"fps": fps}, progress, cls.hidden)
 

@@ -16,6 +16,7 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
 from ..sonic.content_credentials import check_signing, sign_mp4
+from ..sonic.engine import engine_of
 from ..sonic.errors import BadInput, BadSetting, BadVideo, CannotWrite
 from ..sonic.frames import Frame
 from ..sonic.labels import KEY as MARK
@@ -27,7 +28,7 @@ from ..sonic.video_source import VideoFile, open_video, without_container
 from ..sonic.visible_label import CORNERS, LEAST_SIZE, VisibleLabel, labelled
 from .frame_tensor import about
 from .marks import label_font, producer_or_set, signing
-from .progress import FrameProgress
+from .progress import FrameProgress, text_on_node, told
 from .sockets import frames_of, sound_of
 
 
@@ -137,7 +138,7 @@ class SaveVideo(io.ComfyNode):
                 ),
             ],
             outputs=[],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -206,9 +207,12 @@ class SaveVideo(io.ComfyNode):
             assert clip.file is not None
             copy_mp4(clip.file.path, place.path, metadata, seal)
         else:
-            _write(clip, place.path, metadata, label, output, seal)
+            progress = FrameProgress(clip.count or 1, text_on_node(cls.hidden.unique_id))
+            _write(clip, place.path, metadata, label, output, seal, progress)
         saved = ui.SavedResult(place.path.name, place.subfolder, io.FolderType.output)
-        return io.NodeOutput(ui=ui.PreviewVideo([saved]))
+        engine = engine_of(clip.metadata)
+        lines = [f"{clip.width} x {clip.height} pixels, {place.path.name}", *([f"Engine: {engine}"] if engine else [])]
+        return io.NodeOutput(ui={**ui.PreviewVideo([saved]).as_dict(), **told(cls.hidden.unique_id, lines)})
 
 
 def _mark(producer: str, metadata: Mapping[str, str]) -> dict[str, str]:
@@ -283,13 +287,19 @@ def _file_of(video: Any) -> VideoFile | None:
 
 
 def _write(
-    clip: _Clip, path: Path, metadata: Mapping[str, str], label: VisibleLabel | None, output: Output, seal: Seal
+    clip: _Clip,
+    path: Path,
+    metadata: Mapping[str, str],
+    label: VisibleLabel | None,
+    output: Output,
+    seal: Seal,
+    progress: FrameProgress,
 ) -> None:
     frames = clip.frames if label is None else labelled(clip.frames, label, clip.fps)
     sound = clip.sound
     if sound is None and clip.file is not None:
         sound = clip.file.sound()
-    write_mp4(path, frames, clip.fps, sound, metadata, FrameProgress(clip.count or 1), output, seal)
+    write_mp4(path, frames, clip.fps, sound, metadata, progress, output, seal)
 
 
 def _asked_for(prompt: Any, workflow: Mapping[str, Any] | None) -> dict[str, str]:

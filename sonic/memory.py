@@ -58,6 +58,11 @@ def memory_need(width: int, height: int, frames: int, unet_bytes: int = 2, vae_b
     )
 
 
+def sonic_memory(width: int, height: int, frames: int) -> str:
+    """What Sonic needs beside its weights in half precision, for people; ``frames`` at the model's rate."""
+    return f"{memory_need(width, height, frames).peak / _GB:.1f} GB"
+
+
 def check_memory(
     width: int, height: int, frames: int, free: int, device: str, unet_bytes: int = 2, vae_bytes: int = 2
 ) -> MemoryNeed:

@@ -75,7 +75,12 @@ def _crop_box(picture: Frame, face: Face | None, options: PrepareOptions) -> Cro
     height, width = picture.shape[:2]
     if face is None or options.crop == "whole picture":
         return 0, 0, width, height
-    left, top, right, bottom = crop_to_face(face.box, options.expand_ratio, width, height)
+    return crop_around(face, options.expand_ratio, width, height)
+
+
+def crop_around(face: Face, expand_ratio: float, width: int, height: int) -> CropBox:
+    """The square that is cut when cropping to this face of a picture, within the picture."""
+    left, top, right, bottom = crop_to_face(face.box, expand_ratio, width, height)
     return max(0, left), max(0, top), min(width, right), min(height, bottom)
 
 

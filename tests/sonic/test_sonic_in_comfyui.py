@@ -87,8 +87,9 @@ async def run(
                 assert answer.status == 200, body
             async for message in socket:
                 if texts is not None and message.type is aiohttp.WSMsgType.BINARY and message.data[:4] == TEXT:
-                    length = int.from_bytes(message.data[4:8], "big")
-                    texts.append(message.data[8 + length :].decode())
+                    node, text = message.data[8:].decode(), message.data[8 + int.from_bytes(message.data[4:8]) :]
+                    if node.startswith("speak"):
+                        texts.append(text.decode())
                 event = json.loads(message.data) if message.type is aiohttp.WSMsgType.TEXT else {"type": "preview"}
                 if event["type"] == "progress" and event["data"]["node"] == "speak":
                     progress.append((event["data"]["value"], event["data"]["max"]))
@@ -174,8 +175,10 @@ async def test_sonic_makes_a_video_when_its_files_are_there(comfyui: Any, models
     texts: list[str] = []
     outputs, progress, error = await run(comfyui, graph_for(comfyui), texts=texts)
     assert error == ""
-    assert texts[0] == "step 1 of 1, window 1 of 1"
-    assert texts[-1] == "frame 15 of 15, about 0 s left"
+    assert texts[0].splitlines()[0] == "Engine: sonic." and "GB + weights" in texts[0]
+    assert texts[1] == "sonic: step 1 of 1, window 1 of 1"
+    assert texts[-2] == "sonic: frame 15 of 15, about 0 s left"
+    assert texts[-1].startswith("Engine: sonic") and "15 frames at 25 frames a second" in texts[-1]
     assert frames_of(comfyui, outputs) == round(SECONDS * 25)
     told = outputs["speak"]["sonic"][0]
     assert told["engine"] == "sonic" and told["reason"] == "'auto' chose sonic because all its files are there."
