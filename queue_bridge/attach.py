@@ -41,6 +41,7 @@ from .storage_places import is_object
 from .store import Store
 from .templates import SHIPPED, load_templates
 from .tiers import TIERS, lanes_of
+from .tracing import Tracing, tracing_for
 from .unserved import Unserved
 from .wishes import Leaving
 from .worker import Worker
@@ -106,6 +107,8 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
         }
 
     store = Store(connect(settings.url), settings)
+    tracing = tracing_for(settings, "sonic-instance", identity.name)
+    atexit.register(tracing.close)
     keeper = LeaseKeeper(settings, identity, describe)
     folders = (Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory()))
     places, storage = _places(settings, folders, identity)
@@ -122,11 +125,12 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
         checks,
         health,
         measure,
+        tracing,
     )
     log.info("queue bridge: instance '%s', queue '%s' at %s", identity.name, settings.queue, safe_url(settings.url))
     keeper.start()
     atexit.register(keeper.leave)
-    task = asyncio.create_task(_work(worker, keeper, health, settings), name="sonic_worker")
+    task = asyncio.create_task(_work(worker, keeper, health, settings, tracing), name="sonic_worker")
     task.add_done_callback(_say_why)
     depart_on_sigterm(leaving, task, settings.grace_s)
     view = QueueView(store.client, store.keys, settings.url)
@@ -134,7 +138,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     beside = [asyncio.create_task(Unserved(view, tell=outbox.tell_unserved).run(), name="sonic_unserved")]
     beside.append(asyncio.create_task(AlertWatch(store, view, settings.alert_limits).run(), name="sonic_alerts"))
     if settings.notify:
-        beside.append(asyncio.create_task(deliver(outbox, settings), name="sonic_deliver"))
+        beside.append(asyncio.create_task(deliver(outbox, settings, tracing), name="sonic_deliver"))
     beside.append(asyncio.create_task(_probe(storage, identity, storage_trouble), name="sonic_storage_probe"))
     if settings.results_days:
         beside.append(asyncio.create_task(OldResults(store, places).run(), name="sonic_old_results"))
@@ -163,11 +167,12 @@ async def _probe(storage: Storage, identity: Identity, trouble: dict[str, str]) 
     trouble.clear()
 
 
-async def _work(worker: Worker, keeper: LeaseKeeper, health: Health, settings: Settings) -> None:
+async def _work(worker: Worker, keeper: LeaseKeeper, health: Health, settings: Settings, tracing: Tracing) -> None:
     """Take jobs; once this server can run none any more, end it, so that whoever started it can start another."""
     await worker.run()
     if health.trouble and settings.exit_when_unhealthy:
         await asyncio.to_thread(keeper.leave)
+        await asyncio.to_thread(tracing.close)
         log.error("This server ends (exit status %d): %s", UNHEALTHY, health.trouble)
         logging.shutdown()
         os._exit(UNHEALTHY)  # the thread that runs prompts may hang, and would hold up any other way out

@@ -53,8 +53,8 @@ def generate_sonic_video(
 
     image_path, audio_path, output_path: paths as the ComfyUI servers see them, or addresses; the video lands beside the
     recording when no place is named. options: ``resolution``, ``engine``, ``seed``, ``steps`` and whatever else the
-    template has, ``priority``, ``callback``, ``consent_id``. Meanwhile the task's state is PROGRESS with percent,
-    stage, seconds_left. Raises VideoNotMade with the job's sentence, BadJob for a wrong option.
+    template has, ``priority``, ``callback``, ``consent_id``, ``traceparent``. Meanwhile the task's state is PROGRESS
+    with percent, stage, seconds_left. Raises VideoNotMade with the job's sentence, BadJob for a wrong option.
     """
     celery_id = str(self.request.id)
 

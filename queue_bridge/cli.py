@@ -42,11 +42,14 @@ from .store import Store
 from .submission import Defaults, Submitted, counts_line, make_output_folder, submit_orders
 from .template_commands import add_template_commands
 from .templates import SHIPPED, Template, load_templates
+from .tracing import NoTracing, Span, Tracing, tracing_for
 from .unserved import alerts
 from .watch_folder import FolderWatch
 from .webhook_commands import add_webhook_commands, notify, webhooks
 
 WATCH_S = 1.0
+TRACED = ("submit", "run", "notify", "gateway")
+TRACEPARENT = "TRACEPARENT"  # by which the commands of a script belong to its trace, as OpenTelemetry has it
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 # Adds commands to the command line; each sets the default ``run``, which takes the arguments and gives the exit status.
@@ -55,11 +58,13 @@ AddCommands = Callable[[Commands], None]
 
 @dataclass(frozen=True)
 class Queue:
-    """An open queue for the time of a command."""
+    """An open queue for the time of a command. span: the command itself, below which its jobs' spans are."""
 
     store: Store
     view: QueueView
     templates: Mapping[str, Template]
+    tracing: Tracing
+    span: Span
 
 
 def _absolute(text: str) -> Path:
@@ -190,7 +195,7 @@ def cli_settings(url: str | None) -> Settings:
 async def _with_queue(arguments: argparse.Namespace) -> int:
     commands: dict[str, Callable[[argparse.Namespace, Queue], Coroutine[Any, Any, int]]] = {
         "submit": _submit,
-        "run": lambda arguments, queue: run_one(arguments, queue.store, queue.view, queue.templates),
+        "run": lambda arguments, queue: run_one(arguments, queue.store, queue.view, queue.templates, queue.span),
         "status": _status,
         "list": _list,
         "watch": _watch,
@@ -198,21 +203,32 @@ async def _with_queue(arguments: argparse.Namespace) -> int:
         "dead": lambda arguments, queue: dead(arguments, queue.store, queue.view),
         "drain": lambda arguments, queue: drain(arguments, queue.store),
         "webhooks": lambda arguments, queue: webhooks(arguments, queue.store),
-        "notify": lambda arguments, queue: notify(arguments, queue.store, queue.view),
-        "gateway": lambda arguments, queue: gateway(arguments, queue.store, queue.view, queue.templates),
+        "notify": lambda arguments, queue: notify(arguments, queue.store, queue.view, queue.tracing),
+        "gateway": lambda arguments, queue: gateway(arguments, queue.store, queue.view, queue.templates, queue.tracing),
         "plan": lambda arguments, queue: plan_fleet(arguments, queue.view),
         "keys": lambda arguments, queue: keys(arguments, queue.store),
     }
     settings = cli_settings(arguments.url)
     templates = load_templates((SHIPPED, *settings.templates))
     store = Store(connect(settings.url, many=arguments.command == "gateway"), settings)
+    tracing = _tracing(arguments.command, settings)
+    submits = arguments.command in ("submit", "run")
+    span = (tracing if submits else NoTracing()).start("submit", os.environ.get(TRACEPARENT, ""), "producer")
     try:
         await check_server(store.client, settings.url)
-        return await commands[arguments.command](
-            arguments, Queue(store, QueueView(store.client, store.keys, settings.url), templates)
-        )
+        queue = Queue(store, QueueView(store.client, store.keys, settings.url), templates, tracing, span)
+        return await commands[arguments.command](arguments, queue)
     finally:
+        span.end()
         await store.close()
+        await asyncio.to_thread(tracing.close)
+
+
+def _tracing(command: str, settings: Settings) -> Tracing:
+    """Where a command's spans go; most make none."""
+    if command == "gateway":
+        logging.getLogger("sonic.tracing").setLevel(logging.INFO)
+    return tracing_for(settings, f"sonic-{command}") if command in TRACED else NoTracing()
 
 
 # --- submit ----------------------------------------------------------------------------------------------------------
@@ -227,6 +243,7 @@ async def _submit(arguments: argparse.Namespace, queue: Queue) -> int:
         arguments.again,
         checked_consent_id(arguments.consent_id),
         checked_callback(arguments.callback),
+        queue.span.traceparent,
     )
     if arguments.watch:
         return await _submit_as_files_arrive(arguments, queue, defaults)

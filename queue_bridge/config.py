@@ -31,6 +31,7 @@ CONFIG_FILE = "SONIC_QUEUE_CONFIG"
 QUALITIES = ("sonic", "all", "off")
 HOST = re.compile(r"(?=.*[^0-9./:])[^\s/:@?#]{1,253}")
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
+COLLECTOR = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -120,6 +121,9 @@ class Settings:
     alert_oldest_s: float = _setting(3600.0, "a job that waits for longer is one; 0: never", low=0)
     alert_failure_rate: float = _setting(0.2, "and a larger share of jobs that fail; 0: never", low=0, high=1)
     alert_window_min: float = _setting(30.0, "the share is that of so many minutes", low=1, high=10080)
+    tracing_endpoint: str = _setting(
+        "", "the OpenTelemetry collector, http://host:4318; else what OTEL_EXPORTER_OTLP_ENDPOINT says"
+    )
     fleet_up_jobs: int = _setting(4, "more jobs waiting for each server of a fleet add one", low=1, high=100_000)
     fleet_up_age_s: float = _setting(60.0, "so does a job that has waited for so long", low=0, high=604800)
     fleet_down_idle_s: float = _setting(300.0, "a server that had no job for so long is ended", low=0, high=604800)
@@ -274,6 +278,8 @@ def _check(settings: Settings, places: Mapping[str, str]) -> None:
         raise wrong("heartbeat_s", f"{settings.heartbeat_s:g} is more than a third of lease_s ({settings.lease_s:g}).")
     if settings.quality not in QUALITIES:
         raise wrong("quality", f"'{settings.quality}' is not one of {', '.join(QUALITIES)}.")
+    if settings.tracing_endpoint and not COLLECTOR.fullmatch(settings.tracing_endpoint):
+        raise wrong("tracing_endpoint", "is no address such as http://collector:4318.")
     _check_lists(settings, wrong)
     _check_notices(settings, wrong)
     _check_results(settings, wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from .mail import MailServer, message
 from .now_and_then import now_and_then
 from .outbox import Message, Outbox
 from .public_http import open_public_session
+from .tracing import Attributes, NoTracing, PassedOn, Span, Tracing
 from .web_address import Reach, safe_address
 from .webhook import Endpoint, Schedule, Verdict, headers
 
@@ -46,9 +48,10 @@ class _Ways:
 class Webhooks:
     """One deliverer of webhooks."""
 
-    def __init__(self, outbox: Outbox, settings: Settings) -> None:
+    def __init__(self, outbox: Outbox, settings: Settings, tracing: Tracing | None = None) -> None:
         self._outbox = outbox
         self._settings = settings
+        self._tracing = tracing or NoTracing()
         self._schedule = Schedule(settings.webhook_schedule_s, settings.jitter)
         self._lease_s = max(LEASE_LEAST_S, LEASE_SCALE * settings.webhook_timeout_s)
         self._running: dict[asyncio.Task[None], str] = {}
@@ -116,7 +119,10 @@ class Webhooks:
             log.error("A webhook's try ended in an error that was not foreseen.", exc_info=error)
 
     async def _try(self, session: aiohttp.ClientSession, one: Message) -> None:
-        verdict, status = await self._post(session, one)
+        span = await self._span_of(one) if self._tracing.is_on else PassedOn("")
+        verdict, status = await self._post(session, one, span.traceparent)
+        failed = "" if verdict.outcome == "delivered" else str(status or "not sent")
+        span.end(failed, {"sonic.outcome": verdict.outcome, "http.response.status_code": status})
         log.log(
             logging.INFO if verdict.outcome == "delivered" else logging.WARNING,
             *("webhook %s to %s, try %d: %s", one.message_id, safe_address(one.url), one.tries + 1, verdict.said),
@@ -129,9 +135,24 @@ class Webhooks:
                 log.debug("%s", error)
                 await asyncio.sleep(AWAY_S)
 
-    async def _post(self, session: aiohttp.ClientSession, one: Message) -> tuple[Verdict, int]:
+    async def _span_of(self, one: Message) -> Span:
+        """A try as a span of its job's trace. Of the address it says the host, as the rest may be secret."""
+        parent = ""
+        with contextlib.suppress(QueueUnavailable):
+            parent = await self._outbox.traceparent_of(one)
+        attributes: Attributes = {
+            "sonic.webhook_id": one.message_id,
+            "sonic.event": one.event,
+            "sonic.try": one.tries + 1,
+            "server.address": urlsplit(one.url).hostname or "",
+        }
+        return self._tracing.start("webhook", parent, "client", attributes)
+
+    async def _post(self, session: aiohttp.ClientSession, one: Message, traceparent: str) -> tuple[Verdict, int]:
         tries, limit_s = one.tries + 1, self._settings.webhook_timeout_s
         signed = headers(one.message_id, time.time(), one.body, self._settings.webhook_secrets)
+        if traceparent:
+            signed["traceparent"] = traceparent
         try:
             async with (
                 asyncio.timeout(limit_s),
@@ -219,8 +240,11 @@ def delivers(settings: Settings) -> bool:
     return bool(settings.webhook_secrets or settings.smtp_url)
 
 
-async def deliver(outbox: Outbox, settings: Settings) -> None:
-    """Deliver what this process has the settings for, until this task is cancelled; returns when that is nothing."""
+async def deliver(outbox: Outbox, settings: Settings, tracing: Tracing | None = None) -> None:
+    """Deliver what this process has the settings for, until this task is cancelled; returns when that is nothing.
+
+    tracing: told of every try of a webhook.
+    """
 
     async def listen() -> None:
         await outbox.listen(endpoints(settings), mails=bool(settings.smtp_url))
@@ -231,7 +255,7 @@ async def deliver(outbox: Outbox, settings: Settings) -> None:
         return
     tasks = [asyncio.create_task(now_and_then(listen, 60.0, log), name="sonic_listen")]
     if settings.webhook_secrets:
-        tasks.append(asyncio.create_task(Webhooks(outbox, settings).run(), name="sonic_webhooks"))
+        tasks.append(asyncio.create_task(Webhooks(outbox, settings, tracing).run(), name="sonic_webhooks"))
     if settings.smtp_url:
         tasks.append(asyncio.create_task(Mails(outbox, settings).run(), name="sonic_mails"))
     try:

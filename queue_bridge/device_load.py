@@ -45,6 +45,7 @@ def _card(gpu_uuid: str, importer: Callable[[str], Any]) -> Callable[[], dict[st
         nvml.nvmlInit()
         handle = nvml.nvmlDeviceGetHandleByUUID(gpu_uuid)
     except ImportError:
+        log.info("The card's load is not told: nvidia-ml-py is not installed.")
         return dict
     except Exception as error:  # noqa: BLE001  # NVMLError is known only where the library is
         log.info("The card's load is not told: %s", error)

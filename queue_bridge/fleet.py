@@ -95,6 +95,11 @@ class Server:
             place.name, place.wanted, place.usable, serving, place.idle_since_s, self.lanes, serving and self.draining
         )
 
+    @property
+    def takes_jobs(self) -> bool:
+        """False also for one that serves, but that an operator has drained, or that can run nothing any more."""
+        return self.place.phase is Phase.SERVING and not self.draining
+
     def told(self, since_1970_s: float) -> dict[str, Any]:
         """What is told of it; since_1970_s turns our clock's times into everybody's."""
         place = self.place
@@ -103,6 +108,7 @@ class Server:
             "device": self.device.name,
             "uuid": self.device.uuid,
             "phase": str(place.phase),
+            "takes_jobs": self.takes_jobs,
             "wanted": place.wanted,
             "since_s": round(place.since_s + since_1970_s, 1) if place.since_s else None,
             "running": place.running,
@@ -252,7 +258,7 @@ class Fleet:
             "min": self._plan.low,
             "max": self._plan.high,
             "wanted": sum(server.place.wanted for server in self.servers),
-            "serving": sum(server.place.phase is Phase.SERVING for server in self.servers),
+            "serving": sum(server.takes_jobs for server in self.servers),
             "waiting": dict(self._backlog.jobs),
             "last_change": self._last_change,
             "leaving": self._leave_s is not None,

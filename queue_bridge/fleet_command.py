@@ -130,7 +130,7 @@ def fleet_status(arguments: argparse.Namespace) -> int:
         (
             one["name"],
             one["device"],
-            one["phase"],
+            one["phase"] if one["takes_jobs"] or one["phase"] != "serving" else "takes no jobs",
             _for(one["since_s"]),
             one["running"],
             str(max(0, one["starts"] - 1)),

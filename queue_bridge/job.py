@@ -26,6 +26,8 @@ DEFAULT_TEMPLATE = "portrait_speaks"
 RAW = "raw:prompt"  # in the place of a template's name, of a job that carries its prompt itself
 FILE = "__file__"  # in such a prompt, the key of an object that names a file by its address, in the place of its name
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+# Of W3C Trace Context: version, trace, parent, flags; a later version may say more.
+TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 LARGEST_NUMBER = 2**64
 LONGEST_CONSENT_ID = 200
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -49,6 +51,7 @@ FIELDS = frozenset(
         "labels",
         "prompt",
         "callback",
+        "traceparent",
     }
 )
 
@@ -69,6 +72,7 @@ class JobSpec:
     consent_id: where the operator finds the consent of the person in the picture, or ''; nothing here looks into it.
     labels: names and texts by which its client finds it again.
     callback: the http(s) address that is told of its end, or ''.
+    traceparent: the trace it belongs to (W3C Trace Context), or ''.
     prompt: of a job without a template (``workflow`` is RAW): what ComfyUI is to run, with files as ``{FILE: URI}``.
     """
 
@@ -85,6 +89,7 @@ class JobSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     callback: str = ""
     prompt: Mapping[str, Any] = field(default_factory=dict)
+    traceparent: str = ""
 
     @property
     def files(self) -> dict[str, str]:
@@ -107,7 +112,7 @@ class JobSpec:
         """What is kept of it beside id, class, batch and callback, kept on their own; without what is not said."""
         said = {"image": self.image, "audio": self.audio, "output": self.output, "name": self.name}
         fields = {**said, "config": dict(self.config), "workflow": self.workflow, "consent_id": self.consent_id}
-        fields |= {"labels": dict(self.labels), "prompt": dict(self.prompt)}
+        fields |= {"labels": dict(self.labels), "prompt": dict(self.prompt), "traceparent": self.traceparent}
         if self.workflow == DEFAULT_TEMPLATE:
             del fields["workflow"]
         return {name: value for name, value in fields.items() if value}
@@ -150,6 +155,7 @@ class JobSpec:
             labels=checked_labels(fields.get("labels") or {}),
             callback=checked_callback(_text(fields, "callback", "")),
             prompt=_prompt(fields.get("prompt") or {}, raw),
+            traceparent=valid_traceparent(_text(fields, "traceparent", "")),
         )
         _check_size(len(spec.to_json().encode(errors="replace")))
         return spec
@@ -207,6 +213,15 @@ def checked_labels(labels: object) -> dict[str, str]:
         if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs") for letter in text):
             raise BadJob("labels", f"'{shown}' holds characters that cannot be seen.")
     return dict(labels)
+
+
+def valid_traceparent(text: str) -> str:
+    """The traceparent in version 00, or '' for what is none, as its specification wants it: that begins a new trace."""
+    found = TRACEPARENT.fullmatch(text)
+    if not found or found[1] == "ff" or (found[1] == "00" and found[5]):
+        return ""
+    _, trace_id, span_id, flags, _ = found.groups()
+    return f"00-{trace_id}-{span_id}-{flags}" if int(trace_id, 16) and int(span_id, 16) else ""
 
 
 def checked_callback(text: str) -> str:

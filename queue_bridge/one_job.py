@@ -19,7 +19,7 @@ from .tiers import tier_of
 
 # What the parameters of Sonic are called elsewhere.
 CLASSIC = {"steps": "inference_steps", "smooth": "temporal_smoothing", "correct_lip": "lip_sync_correction"}
-OF_THE_JOB = ("name", "priority", "workflow", "batch", "consent_id", "callback")
+OF_THE_JOB = ("name", "priority", "workflow", "batch", "consent_id", "callback", "traceparent")
 
 
 def submission_of(

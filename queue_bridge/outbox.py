@@ -5,11 +5,14 @@ Several deliverers share it. Who has claimed something has it for the time of a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .errors import JobError
+from .job import JobRecord
 from .keys import MAIL
 from .mail import Digest
 from .redis_connection import answer_to
@@ -109,6 +112,14 @@ class Outbox:
         values = (verdict.outcome, round(verdict.delay_s * 1000), status, verdict.said, safe_address(message.url))
         answer = await self._store.call("outbox_settle", message.message_id, message.token, *values)
         return bool(answer == "ok")
+
+    async def traceparent_of(self, message: Message) -> str:
+        """The trace of the job that a webhook tells of; '' for another webhook, or a job that is in none."""
+        with contextlib.suppress(JobError, ValueError):
+            about = json.loads(message.body)["data"].get("task_id")
+            fields = await self._ask(self._store.client.hgetall(self._keys.job(str(about)))) if about else {}
+            return JobRecord.from_hash(fields, str(about)).spec.traceparent if fields else ""
+        return ""
 
     async def replay(self, message_ids: Sequence[str]) -> dict[str, Literal["ok", "pending", "missing"]]:
         """Deliver messages again, as they were; what became of each."""

@@ -19,6 +19,7 @@ from .queue_view import QueueView
 from .states import State
 from .store import Store
 from .templates import Template
+from .tracing import Span
 from .unserved import Unserved
 
 FLAGS: Mapping[str, tuple[Any, str]] = {
@@ -79,13 +80,16 @@ def check_files(arguments: argparse.Namespace) -> None:
 
 
 async def run_one(
-    arguments: argparse.Namespace, store: Store, view: QueueView, templates: Mapping[str, Template]
+    arguments: argparse.Namespace, store: Store, view: QueueView, templates: Mapping[str, Template], span: Span
 ) -> int:
-    """Submit, show the progress, wait; raises VideoNotMade when there is no video in the end."""
+    """Submit, show the progress, wait; raises VideoNotMade when there is no video in the end.
+
+    span: of the command, below which the job's are.
+    """
     check_files(arguments)
     console = console_for(sys.stderr if arguments.json else None)
     names = (*PARAMETERS, "priority", "workflow", "callback", "consent_id")
-    options = {name: getattr(arguments, name) for name in names}
+    options = {name: getattr(arguments, name) for name in names} | {"traceparent": span.traceparent}
     output = as_address(arguments.output) if arguments.output else ""
     one, warnings = submission_of(new_job_id(), arguments.image, arguments.audio, output, options, templates)
     for warning in warnings:

@@ -37,6 +37,7 @@ class Defaults:
     again: bool = False
     consent_id: str = ""
     callback: str = ""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ def _check(order: Order, templates: Mapping[str, Template], defaults: Defaults, 
             "batch": defaults.batch,
             "consent_id": order.consent_id or defaults.consent_id,
             "callback": defaults.callback,
+            "traceparent": defaults.traceparent,
         },
         templates,
     )

@@ -16,6 +16,7 @@ from .errors import BadJob, ConfigError
 from .outbox import Delivery, Outbox
 from .queue_view import QueueView
 from .store import Store
+from .tracing import Tracing
 from .unserved import Unserved
 from .web_address import safe_address
 
@@ -50,7 +51,7 @@ def add_webhook_commands(commands: Any, common: argparse.ArgumentParser) -> None
         actions.add_parser(name, parents=[common], help=meaning).add_argument("address")
 
 
-async def notify(arguments: argparse.Namespace, store: Store, view: QueueView) -> int:
+async def notify(arguments: argparse.Namespace, store: Store, view: QueueView, tracing: Tracing) -> int:
     """Deliver until this is interrupted."""
     from .deliver import deliver, delivers, endpoints  # HTTP is loaded only where something is delivered
 
@@ -68,7 +69,7 @@ async def notify(arguments: argparse.Namespace, store: Store, view: QueueView) -
         asyncio.create_task(AlertWatch(store, view, settings.alert_limits).run()),
     ]
     try:
-        await deliver(outbox, settings)
+        await deliver(outbox, settings, tracing)
     finally:
         for one in looking:
             one.cancel()

@@ -28,6 +28,7 @@ from .job import RAW, JobRecord
 from .job_places import JobPlaces
 from .job_progress import WAITING, JobProgress, Report
 from .job_prompt import SEED, JobPrompt, prompt_of
+from .job_spans import JobSpans
 from .lease import LeaseKeeper
 from .presence import Identity
 from .prompt_events import Progress, PromptResult, PromptRunner, SavedFile
@@ -36,10 +37,12 @@ from .result_bundle import bundle
 from .retry import FailureKind, Verdict, judge, kind_of, sentence_of
 from .sound_length import sound_length_s
 from .states import State
+from .stopwatch import Stopwatch
 from .store import Idle, Store, Unregistered, settlement
 from .templates import Template
 from .tiers import tier_of_lane
 from .time_limit import time_limit_s
+from .tracing import NoTracing, Tracing
 from .watchdog import Limits, Watchdog
 from .wishes import Leaving, wish_for
 
@@ -59,7 +62,7 @@ class Worker:
 
     path_of: where a file that a prompt saved lies. lanes: what this instance can serve. leaving: when to stop.
     checks: see Ahead. health: shared with whoever ends the process when it can run nothing any more.
-    measure: how good a finished video is; None where nothing can be measured.
+    measure: how good a finished video is; None where nothing can be measured. tracing: told of every start.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Worker:
         checks: Checks,
         health: Health | None = None,
         measure: Measure | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._store = store
         self._keeper = keeper
@@ -87,6 +91,7 @@ class Worker:
         self._path_of = path_of
         self._health = health or Health()
         self._measure = measure
+        self._tracing = tracing or NoTracing()
         self._ahead = Ahead(store, identity, places, templates, runner, lanes, checks)
         self._waits = False  # whether its prompt has not begun yet
         self._finishing: asyncio.Task[None] | None = None
@@ -211,22 +216,29 @@ class Worker:
             loop.call_soon_threadsafe(lost.set)
 
         self._keeper.hold(job, lose)
+        watch, spans = Stopwatch(started), JobSpans(self._tracing, job)
+        outcome = failed = "broken off"
         try:
             ends = (_lost(lost), wish_for(self._store, self._identity.name, job), self._leaving.grace_over())
-            watch = _Stopwatch(started)
             result = await _unless(self._make(job, watch, over), *ends)
+            watch.go_on("commit")
             counts = _counts(job, result, watch.took)
             await self._persist(lambda: self._store.complete(job, result, counts))
+            outcome, failed = "completed", ""
             log.info("job %s: completed in %.1f s", job.task_id, time.monotonic() - started)
         except LeaseLost as error:
+            outcome = failed = "lease lost"
             log.warning("job %s: %s", job.task_id, error)
         except StartStopped as stop:
+            outcome, failed = stop.cause, ""
             await self._stop(job, stop)
         except PromptWithdrawn:
+            outcome, failed = "given back", ""
             await self._give_back(job, "a priority job goes first")
         except Exception as error:  # noqa: BLE001  # whatever a node raises is this job's failure, not the instance's
-            await self._settle(job, error)
+            outcome, failed = await self._settle(job, error)
         finally:
+            spans.end(watch, outcome, failed)
             over.set()
             self._keeper.drop(job)
             await self._places.tidy(job.task_id, job.token)
@@ -249,7 +261,8 @@ class Worker:
         with contextlib.suppress(LeaseLost):
             await self._persist(lambda: self._store.settle(job, Verdict(State.QUEUED, "given back")))
 
-    async def _settle(self, job: JobRecord, error: Exception) -> None:
+    async def _settle(self, job: JobRecord, error: Exception) -> tuple[str, str]:
+        """End a start as its failure wants it; what it led to, and the kind of the failure."""
         kind, sentence = kind_of(error), sentence_of(error)
         verdict = self._judge(job, kind)
         if kind is FailureKind.DEVICE_FAULT:
@@ -272,6 +285,7 @@ class Worker:
                 await self._places.discard(job.spec)
         except LeaseLost as stale:
             log.warning("job %s: %s", job.task_id, stale)
+        return verdict.cause, str(kind)
 
     def _judge(self, job: JobRecord, kind: FailureKind) -> Verdict:
         return judge(
@@ -300,13 +314,15 @@ class Worker:
         limits = Limits(limit_s, settings.silence_s, settings.interrupt_s)
         return Watchdog(limits, light_the_fuse, self._health.latch)
 
-    async def _make(self, job: JobRecord, watch: _Stopwatch, over: asyncio.Event) -> dict[str, Any]:
+    async def _make(self, job: JobRecord, watch: Stopwatch, over: asyncio.Event) -> dict[str, Any]:
         """Everything between claim and commit; returns the result that is to be committed."""
         started = watch.since
         if job.staged is not None:  # by an earlier start, which died before it could say that it was done
+            watch.begin("publish")
             if await self._places.deliver(job.staged, job.task_id):
                 return dict(job.staged["result"])
             await self._persist(lambda: self._store.unstage(job))
+            watch.begin("fetch")
         prompt = prompt_of(job, self._templates, self._settings.raw_nodes)
         progress = JobProgress(self._settings.progress_s, started)
         reports = _Reports(self._store, job)
@@ -326,12 +342,12 @@ class Worker:
                 self._waits = now.stage == WAITING
                 if not self._waits:
                     watchdog.hear()
-                    watch.begin()
+                    watch.begin_prompt()
                 report = progress.of_prompt(now.fraction, now.stage, time.monotonic())
                 if report:
                     reports.send(report)
 
-            watch.lap("fetch")
+            watch.go_on("run")
             prompt_id = _prompt_id(job)
             prefix = self._places.output_prefix(job.spec, job.token)
             try:
@@ -349,7 +365,7 @@ class Worker:
                 raise self._places.files.about_room(error) or error from error
             finally:
                 self._keeper.defuse(job)
-            watch.lap("run")
+            watch.go_on("publish")
             over.set()
             reports.send(progress.of_step(98.0, "Publish", time.monotonic()))
             produced, saved = await asyncio.to_thread(self._produced, outcome, prompt.template, job)
@@ -376,18 +392,18 @@ class Worker:
         await self._unless_in_vain(job, laying, self._persist(lambda: self._store.stage(job, laid)))
         if not await self._places.deliver(laid, job.task_id):
             raise BridgeError(f"The video of job {job.task_id} vanished from '{laid['staged']}' before its renaming.")
-        watch.lap("publish")
         return result
 
     async def _quality_of(
-        self, produced: Path, outcome: PromptResult, job: JobRecord, prompt: JobPrompt, watch: _Stopwatch
+        self, produced: Path, outcome: PromptResult, job: JobRecord, prompt: JobPrompt, watch: Stopwatch
     ) -> dict[str, Any]:
         """What is measured of a finished video, beside the next prompt. Raises BelowQuality for another seed."""
         engine = str(outcome.report("sonic").get("engine", ""))
         if not self._measure or job.spec.workflow == RAW or not is_measured(self._settings.quality, engine):
             return {}
+        watch.begin("quality")
         quality = await asyncio.to_thread(measured, self._measure, produced)
-        watch.lap("quality")
+        watch.go_on("publish")
         if self._settings.quality_gate and SEED in prompt.template.parameters:
             pass_or_raise(quality, job.redraws)
         return quality
@@ -431,26 +447,6 @@ class Worker:
             except QueueUnavailable as error:
                 log.warning("%s The job at hand waits for it.", error)
                 await asyncio.sleep(AWAY_S)
-
-
-class _Stopwatch:
-    """Seconds by stage of one start, for figures.py."""
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.took: dict[str, float] = {}
-        self._lap = since
-        self._begun = False
-
-    def begin(self) -> None:
-        """The prompt has begun; what it waited behind others before is no part of it."""
-        if not self._begun:
-            self._lap, self._begun = time.monotonic(), True
-
-    def lap(self, stage: str) -> None:
-        """A stage ends here."""
-        now = time.monotonic()
-        self.took[stage], self._lap = now - self._lap, now
 
 
 class _Reports:

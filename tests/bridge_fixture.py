@@ -18,6 +18,7 @@ from comfyui_sonic.queue_bridge.queue_view import QueueView
 from comfyui_sonic.queue_bridge.redis_connection import connect, connect_sync
 from comfyui_sonic.queue_bridge.store import Store, Submission
 
+from .collector import Collector
 from .object_store import ObjectStore
 from .webhook_receiver import SECRET
 
@@ -124,11 +125,13 @@ def store_environment(store: ObjectStore, directory: Path) -> dict[str, str]:
     return {"SONIC_QUEUE_CONFIG": str(file), **store.environment()}
 
 
-def start_bridge(comfyui: Path, url: str, directory: Path, store: ObjectStore) -> Iterator[Bridge]:
+def start_bridge(
+    comfyui: Path, url: str, directory: Path, store: ObjectStore, collector: Collector
+) -> Iterator[Bridge]:
     """Two servers that take jobs; a generator for a fixture."""
     queue, orders = f"bridge-{new_job_id()}", directory / "orders"
     orders.mkdir()
-    stores = store_environment(store, directory)
+    stores = store_environment(store, directory) | collector.environment()
     variables: dict[str, Any] = {name: environment(url, queue, name, orders) | stores for name in NAMES}
     instances = {name: Instance(comfyui, directory / name, environment=variables[name]) for name in NAMES}
     with contextlib.ExitStack() as stack:

@@ -17,6 +17,7 @@ from comfyui_sonic.queue_bridge.redis_server import RedisServer
 
 from .bridge_fixture import Bridge, start_bridge
 from .browser_fixture import chromium, find_chromium
+from .collector import Collector, run_collector
 from .object_store import ObjectStore, run_object_store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,10 +99,20 @@ async def client(comfyui: Instance) -> AsyncIterator[ComfyClient]:
 
 @pytest.fixture(scope="session")
 def bridge(
-    comfyui_path: Path, redis_url: str, object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory
+    comfyui_path: Path,
+    redis_url: str,
+    object_store: ObjectStore,
+    collector: Collector,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Bridge]:
     """Two ComfyUI servers that take jobs from one queue, shared by all tests of a session."""
-    yield from start_bridge(comfyui_path, redis_url, tmp_path_factory.mktemp("bridge"), object_store)
+    yield from start_bridge(comfyui_path, redis_url, tmp_path_factory.mktemp("bridge"), object_store, collector)
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    """A collector of traces, shared by all tests, each with a trace of its own."""
+    yield from run_collector()
 
 
 @pytest.fixture(scope="session")

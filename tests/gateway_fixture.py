@@ -20,6 +20,7 @@ from comfyui_sonic.queue_bridge.queue_view import QueueView
 from comfyui_sonic.queue_bridge.redis_connection import connect
 from comfyui_sonic.queue_bridge.store import Store
 from comfyui_sonic.queue_bridge.templates import SHIPPED, load_templates
+from comfyui_sonic.queue_bridge.tracing import Tracing
 
 LANES = ("512", "768", "1024")
 
@@ -103,7 +104,13 @@ class GatewayHands:
 
 @contextlib.asynccontextmanager
 async def gateway_hands(
-    redis_url: str, root: Path, *, is_open: bool = False, instance: str = "gpu-1", **settings: Any
+    redis_url: str,
+    root: Path,
+    *,
+    is_open: bool = False,
+    instance: str = "gpu-1",
+    tracing: Tracing | None = None,
+    **settings: Any,
 ) -> AsyncIterator[GatewayHands]:
     """A gateway in this process, for the time of a test. instance: '' where real ones take the jobs."""
     given = Settings(
@@ -129,7 +136,7 @@ async def gateway_hands(
     try:
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
-            listening(given, store, view, templates, where) as address,
+            listening(given, store, view, templates, where, tracing) as address,
         ):
             yield GatewayHands(address, root, given, store, view, ApiKeys(store), session)
     finally:

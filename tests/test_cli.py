@@ -245,3 +245,9 @@ def test_a_watched_folder_is_submitted_as_its_files_arrive(run: Run, tmp_path: P
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
     assert json.loads(run("status", "--json", SONIC_QUEUE_QUEUE=queue).stdout)["queued"] == 2
+
+
+def test_a_command_loads_neither_torch_nor_what_makes_videos() -> None:
+    asked = "import sys, comfyui_sonic.command; print({'torch', 'cv2', 'numpy', 'scipy'} & set(sys.modules) or 'none')"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "none"

@@ -25,6 +25,7 @@ from .gateway_fixture import GatewayHands, gateway_hands
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
+RULES_TEST = DEPLOY / "prometheus" / "rules_test.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
 MANIFESTS = [path for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) if path.name != "kustomization.yaml"]
 METRIC = re.compile(r"\bsonic_[a-z0-9_]+")
@@ -94,14 +95,43 @@ async def test_a_histogram_of_the_answer_is_whole(hands: GatewayHands) -> None:
     assert [line.rsplit(" ", 1)[1] for line in run[-2:]] == ["1.5", "1"]
 
 
-async def test_promtool_accepts_rules_and_metrics(hands: GatewayHands) -> None:
-    promtool = shutil.which("promtool")
-    if not promtool:
+@pytest.fixture
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if not found:
         pytest.skip("promtool is not installed (Debian: prometheus).")
+    return found
+
+
+async def test_promtool_accepts_rules_and_metrics(hands: GatewayHands, promtool: str) -> None:
     subprocess.run([promtool, "check", "rules", str(RULES)], check=True, capture_output=True)
     text = await busy(hands)
     checked = subprocess.run([promtool, "check", "metrics"], input=text, text=True, capture_output=True)
     assert "error" not in checked.stderr, checked.stderr
+
+
+def tried_by_promtool(promtool: str, rules: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What the rules' own tests say of these rules."""
+    (folder / RULES.name).write_text(rules, encoding="utf-8")
+    shutil.copyfile(RULES_TEST, folder / RULES_TEST.name)
+    return subprocess.run(
+        [promtool, "test", "rules", str(folder / RULES_TEST.name)], text=True, capture_output=True, timeout=60
+    )
+
+
+def test_every_rule_tells_what_it_is_for_and_nothing_else(promtool: str, tmp_path: Path) -> None:
+    rules = RULES.read_text(encoding="utf-8")
+    tried = tried_by_promtool(promtool, rules, tmp_path)
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    for limit, other in (("> 100\n        for: 5m", "> 101\n        for: 5m"), ("> 0.2\n", "> 0.1\n")):
+        assert tried_by_promtool(promtool, rules.replace(limit, other), tmp_path).returncode, "or nothing is tried"
+
+
+def test_every_rule_is_tried_by_promtool() -> None:
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    tests = yaml.safe_load(RULES_TEST.read_text(encoding="utf-8"))["tests"]
+    told = {one["alertname"] for test in tests for one in test.get("alert_rule_test", ()) if one["exp_alerts"]}
+    assert told == {rule["alert"] for group in groups for rule in group["rules"]}
 
 
 async def test_autoscale_counts_what_runs_so_that_a_busy_fleet_is_not_scaled_down(hands: GatewayHands) -> None:

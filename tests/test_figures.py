@@ -127,3 +127,23 @@ def test_a_heartbeat_says_how_busy_card_and_process_are_and_leaves_out_what_it_c
     assert (found["gpu"], found["gpu_used"], found["gpu_memory_used"]) == ("GPU-1", 0.73, 5 * 2**30)
     assert found["resident"] > 10**6
     assert set(device_load("GPU-2", importer)()) == set(device_load("", importer)()) == {"resident"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [(ImportError("pynvml"), "nvidia-ml-py is not installed."), (OSError("Driver Not Loaded"), "Driver Not Loaded")],
+)
+def test_without_library_or_driver_the_log_says_so_once(
+    missing: Exception, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    import importlib
+
+    def importer(name: str) -> object:
+        if name == "pynvml":
+            raise missing
+        return importlib.import_module(name)
+
+    caplog.set_level("INFO", "sonic.device_load")
+    now = device_load("GPU-1", importer)
+    assert set(now()) == set(now()) == {"resident"}
+    assert [one.message for one in caplog.records] == [f"The card's load is not told: {words}"]

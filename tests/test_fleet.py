@@ -21,7 +21,7 @@ from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.devices import Device
 from comfyui_sonic.queue_bridge.errors import BridgeError, FleetError
 from comfyui_sonic.queue_bridge.fleet import Fleet, Plan
-from comfyui_sonic.queue_bridge.fleet_command import plan_of
+from comfyui_sonic.queue_bridge.fleet_command import fleet_status, plan_of
 from comfyui_sonic.queue_bridge.fleet_folders import lay_out
 from comfyui_sonic.queue_bridge.fleet_place import Phase
 from comfyui_sonic.queue_bridge.fleet_state import owned, tell, told
@@ -30,6 +30,7 @@ from comfyui_sonic.queue_bridge.keys import Keys
 from comfyui_sonic.queue_bridge.log_files import turn, turn_if_large
 from comfyui_sonic.queue_bridge.queue_view import QueueView
 from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.store import Store
 
 from .test_instance import process_lives
 
@@ -156,6 +157,25 @@ async def test_each_card_has_a_server_that_is_back_at_once_when_it_is_killed_and
     assert [server.place.phase for server in running.fleet.servers] == [Phase.OFF, Phase.OFF]
     with pytest.raises(FleetError, match=r"^No fleet runs in '"):
         told(running.folder)
+
+
+@posix
+@pytest.mark.slow
+async def test_a_server_that_an_operator_has_drained_is_not_among_those_that_take_jobs(
+    run: Run, redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with run(2) as running:
+        await running.until(lambda: running.fleet.told()["serving"] == 2)
+        store = Store(connect(redis_url), Settings(url=redis_url, queue=os.environ["SONIC_QUEUE_QUEUE"]))
+        await store.drain("box-gpu1", 60)
+        await running.until(lambda: running.fleet.told()["serving"] == 1)
+        assert fleet_status(parser().parse_args(["fleet", "status", "--folder", str(running.folder)])) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("1 of 2 servers take jobs")
+        assert said.count("takes no jobs") == 1
+        await store.undrain("box-gpu1")
+        await running.until(lambda: running.fleet.told()["serving"] == 2)
+        await store.close()
 
 
 @posix

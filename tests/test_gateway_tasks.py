@@ -107,7 +107,7 @@ async def test_a_wrong_field_is_named_and_nothing_is_queued(
 
 async def test_every_field_of_a_job_may_be_said(hands: GatewayHands) -> None:
     described = (await hands.get("/openapi.json")).json["components"]["schemas"]["NewTask"]["properties"]
-    assert set(described) == FIELDS - {"prompt"}, "a prompt comes by the Comfy API only"
+    assert set(described) == FIELDS - {"prompt", "traceparent"}, "one comes by the Comfy API only, one as a header"
 
 
 async def test_errors_are_problems_of_rfc_9457(hands: GatewayHands) -> None:

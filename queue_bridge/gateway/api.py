@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import autoscale, batches, exposition, followers, health, queue_info, result_download, tasks, thumbnails, watch
-from .new_tasks import IDEMPOTENCY_KEY
+from .new_tasks import IDEMPOTENCY_KEY, TRACEPARENT
 from .operations import JSON, MULTIPART, Answer, Operation
 
 TEXT_EVENTS = "text/event-stream"
@@ -30,7 +30,7 @@ WRITES = (
 OPERATIONS = (
     Operation(
         "createTask", "POST", "/v1/tasks", tasks.create_task, "submit", "Submit a task.", (ACCEPTED,),
-        headers=(IDEMPOTENCY_KEY,), body={JSON: "NewTask", MULTIPART: "NewTaskForm"}, problems=WRITES,
+        headers=(IDEMPOTENCY_KEY, TRACEPARENT), body={JSON: "NewTask", MULTIPART: "NewTaskForm"}, problems=WRITES,
     ),
     Operation(
         "listTasks", "GET", "/v1/tasks", tasks.list_tasks, "read", "List tasks, the latest first.",
@@ -76,7 +76,7 @@ OPERATIONS = (
     ),
     Operation(
         "createBatch", "POST", "/v1/batches", batches.create_batch, "submit", "Submit many tasks at once.",
-        (BATCH_ACCEPTED,), headers=(IDEMPOTENCY_KEY,),
+        (BATCH_ACCEPTED,), headers=(IDEMPOTENCY_KEY, TRACEPARENT),
         body={JSON: "NewBatch", MULTIPART: "NewBatchForm", batches.ZIP: "Zip"}, problems=WRITES,
     ),
     Operation(

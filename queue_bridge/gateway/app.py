@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
@@ -21,6 +22,7 @@ from ..outbox import Outbox
 from ..queue_view import QueueView
 from ..store import Store
 from ..templates import Template
+from ..tracing import NoTracing, Tracing
 from .access import admitted
 from .api import OPERATIONS
 from .api_keys import ApiKeys, Caller
@@ -29,6 +31,7 @@ from .comfy.envelope import enveloped
 from .context import GATEWAY, Asked, Gateway
 from .event_stream import EventStream
 from .fields import checked_query
+from .new_tasks import TRACEPARENT
 from .openapi import description
 from .operations import COMFY, Answer, Operation
 from .page import page_routes
@@ -56,20 +59,26 @@ HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 HSTS = "max-age=31536000"
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Range, If-Range, X-API-Key"
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Range, If-Range, X-API-Key, traceparent"
 EXPOSED_HEADERS = "Location, Retry-After, ETag, Content-Range, Accept-Ranges, Content-Disposition"
 
 
 def build_app(
-    settings: Settings, store: Store, view: QueueView, templates: Mapping[str, Template], *, is_open: bool = False
+    settings: Settings,
+    store: Store,
+    view: QueueView,
+    templates: Mapping[str, Template],
+    *,
+    is_open: bool = False,
+    tracing: Tracing | None = None,
 ) -> web.Application:
-    """The application. is_open: whoever reaches it may do everything without a key.
+    """The application. is_open: whoever reaches it may do everything without a key. tracing: told of submissions.
 
     store, view: of one client that many may ask at once. Raises ConfigError.
     """
     keys, events = ApiKeys(store), EventStream(view)
     places, shared = Places.of(settings), (Traffic(), SharedOverview(view), Thumbnails(), AssetRecords(store))
-    gateway = Gateway(settings, store, view, templates, places, keys, events, *shared, is_open)
+    gateway = Gateway(settings, store, view, templates, places, keys, events, *shared, tracing or NoTracing(), is_open)
     app = web.Application(middlewares=[unserved], client_max_size=0)
     app[GATEWAY] = gateway
     for operation in described((*OPERATIONS, *COMFY_OPERATIONS), templates):
@@ -104,12 +113,31 @@ def served(operation: Operation, admit: Admit) -> Served:
         gateway = request.app[GATEWAY]
         caller = await admit(request, gateway, operation)
         asked = Asked(gateway, caller, checked_query(operation.query, request.query, but=operation.labels))
+        if TRACEPARENT in operation.headers:
+            return await _traced(request, asked, operation)
         return await operation.handler(request, asked)
 
     async def handler(request: web.Request) -> web.StreamResponse:
         return await _counted(request, operation.name, answered)
 
     return handler
+
+
+async def _traced(request: web.Request, asked: Asked, operation: Operation) -> web.StreamResponse:
+    """A request that makes jobs; their spans go on below its own."""
+    attributes = {"http.request.method": operation.method, "http.route": operation.path}
+    parent = request.headers.get(TRACEPARENT.name, "")
+    span = asked.gateway.tracing.start("submit", parent, "server", attributes)
+    failed, status = "broken off", 0
+    try:
+        response = await operation.handler(request, replace(asked, traceparent=span.traceparent))
+        failed, status = "", response.status
+        return response
+    except Problem as problem:
+        failed, status = problem.kind, problem.status
+        raise
+    finally:
+        span.end(failed, {"http.response.status_code": status} if status else {})
 
 
 def _shown(serve: Served) -> Served:
@@ -205,7 +233,7 @@ async def _watch(app: web.Application) -> AsyncIterator[None]:
     gateway = app[GATEWAY]
     beside = [asyncio.create_task(AlertWatch(gateway.store, gateway.view, gateway.settings.alert_limits).run())]
     if gateway.settings.notify:
-        beside.append(asyncio.create_task(deliver(Outbox(gateway.store), gateway.settings)))
+        beside.append(asyncio.create_task(deliver(Outbox(gateway.store), gateway.settings, gateway.tracing)))
     yield
     for one in beside:
         one.cancel()

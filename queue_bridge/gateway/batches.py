@@ -69,7 +69,7 @@ async def create_batch(request: web.Request, asked: Asked) -> web.Response:
     found = await identified(gateway, caller, request, digest_of(["batch", body]), fresh_id, own_id)
     if found.id != fresh_id:
         tasks = await asyncio.to_thread(_tasks_of_list, gateway, caller, found.id, wanted)
-    await queued(gateway, caller, tasks, found)
+    await queued(asked, tasks, found)
     return _accepted(found, tasks, [])
 
 
@@ -113,7 +113,7 @@ async def _queue_zip(request: web.Request, asked: Asked, upload: Upload, fresh_i
     if found.id != fresh_id:
         tasks, left_out = await asyncio.to_thread(_tasks_of_orders, gateway, caller, found.id, orders, upload, defaults)
     await upload.keep({})
-    answers = await queued(gateway, caller, tasks, found)
+    answers = await queued(asked, tasks, found)
     if not any(answer.made for answer in answers):
         await upload.drop()
     return _accepted(found, tasks, left_out)

@@ -14,6 +14,7 @@ from ..errors import BadJob
 from ..queue_view import QueueView
 from ..store import Store
 from ..templates import Template
+from ..tracing import Tracing
 
 
 def add_gateway_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def add_gateway_commands(commands: Any, common: argparse.ArgumentParser) -> None
 
 
 async def gateway(
-    arguments: argparse.Namespace, store: Store, view: QueueView, templates: Mapping[str, Template]
+    arguments: argparse.Namespace, store: Store, view: QueueView, templates: Mapping[str, Template], tracing: Tracing
 ) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     from .serve import Listening, serve
@@ -56,7 +57,7 @@ async def gateway(
                 "For programs, /openapi.json describes it."
             )
 
-    await serve(store.settings, store, view, templates, where, say)
+    await serve(store.settings, store, view, templates, where, say, tracing)
     return 0
 
 

@@ -14,6 +14,7 @@ from ..job import ID, JobRecord
 from ..queue_view import QueueView
 from ..store import Store
 from ..templates import Template
+from ..tracing import Tracing
 from .api_keys import ApiKeys, Caller
 from .event_stream import EventStream
 from .places import Places
@@ -43,6 +44,7 @@ class Gateway:
     overview: SharedOverview
     thumbnails: Thumbnails
     assets: AssetRecords
+    tracing: Tracing
     is_open: bool = False
     takes_addresses: bool = True
 
@@ -52,11 +54,15 @@ GATEWAY = web.AppKey("GATEWAY", Gateway)
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that is admitted. query: what stands behind the ? of its address, checked."""
+    """A request that is admitted. query: what stands behind the ? of its address, checked.
+
+    traceparent: the trace that jobs of this request belong to, or ''.
+    """
 
     gateway: Gateway
     caller: Caller
     query: Mapping[str, Any]
+    traceparent: str = ""
 
 
 async def record_of(request: web.Request, asked: Asked) -> JobRecord:

@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..job import CLASS_OF, DEFAULT_TEMPLATE, FIELDS, ID, LONGEST_CONSENT_ID, LO
 from ..store import Accepted, Submission
 from ..submission import checked_job
 from .api_keys import Caller
-from .context import Gateway
+from .context import Asked, Gateway
 from .fields import Field, checked, invalid
 from .media import picture_suffix, sound
 from .problem import Problem
@@ -29,6 +29,7 @@ from .uploads import Upload
 IDEMPOTENCY_KEY = Field(
     "Idempotency-Key", "string", "the same key and content again find what the first request made", low=1, high=255
 )
+TRACEPARENT = Field("traceparent", "string", "the trace that the tasks belong to (W3C Trace Context)")
 AGAIN_S = 0.2
 _DESCRIBED = (
     Field("task_id", "string", "an id of the client's own choice", pattern=ID.pattern),
@@ -47,7 +48,8 @@ _DESCRIBED = (
           schema={"additionalProperties": {"type": "string", "maxLength": LONGEST_LABEL}}),
 )  # fmt: skip
 # Every field that a job has; one that is not described here is a text.
-OTHERS = sorted(FIELDS - {"prompt"} - {one.name for one in _DESCRIBED})  # a prompt comes by the Comfy API only
+# A prompt comes by the Comfy API only, and a trace as a header.
+OTHERS = sorted(FIELDS - {"prompt", "traceparent"} - {one.name for one in _DESCRIBED})
 TASK = (*_DESCRIBED, *(Field(name, "string", "") for name in OTHERS))
 DEFAULTS = tuple(one for one in TASK if one.name in {"config", "priority", "workflow", "consent_id"})
 FILES = ("image", "audio")
@@ -182,9 +184,10 @@ async def identified(
     return Identity(id_before, False, name)
 
 
-async def queued(gateway: Gateway, caller: Caller, tasks: Sequence[NewTask], found: Identity) -> list[Accepted]:
+async def queued(asked: Asked, tasks: Sequence[NewTask], found: Identity) -> list[Accepted]:
     """Put the jobs of a request into the queue. Raises Problem when there are others with their ids."""
-    submissions = [task.submission for task in tasks]
+    gateway, caller = asked.gateway, asked.caller
+    submissions = [_in_trace(task.submission, asked.traceparent) for task in tasks]
     whose = {"caller": caller.id, "backlog": caller.backlog}
     try:
         try:
@@ -200,6 +203,10 @@ async def queued(gateway: Gateway, caller: Caller, tasks: Sequence[NewTask], fou
         await gateway.store.forget_request(found.name)
         raise Problem("conflict", "There is another task with this id.")
     return answers
+
+
+def _in_trace(one: Submission, traceparent: str) -> Submission:
+    return replace(one, spec=replace(one.spec, traceparent=traceparent)) if traceparent else one
 
 
 async def _is_of(gateway: Gateway, caller: Caller, task_id: str) -> bool:

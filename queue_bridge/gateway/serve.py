@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from ..queue_view import QueueView
 from ..store import Store
 from ..templates import Template
+from ..tracing import Tracing
 from .access import is_loopback
 from .api_keys import ApiKeys
 from .app import build_app
@@ -42,7 +43,12 @@ class Listening:
 
 @contextlib.asynccontextmanager
 async def listening(
-    settings: Settings, store: Store, view: QueueView, templates: Mapping[str, Template], where: Listening
+    settings: Settings,
+    store: Store,
+    view: QueueView,
+    templates: Mapping[str, Template],
+    where: Listening,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[str]:
     """A gateway that serves for the time of the block; its address. Raises ConfigError."""
     local = where.host == "localhost" or is_loopback(where.host)
@@ -53,7 +59,7 @@ async def listening(
             "NAME`, or say --open when everybody who reaches it may do everything.",
         )
     tls = _tls(where)
-    app = build_app(settings, store, view, templates, is_open=where.is_open)
+    app = build_app(settings, store, view, templates, is_open=where.is_open, tracing=tracing)
     # By itself aiohttp would cut a body short that is on its way when the gateway stops, so that is awaited below.
     runner = web.AppRunner(
         app,
@@ -102,6 +108,7 @@ async def serve(
     templates: Mapping[str, Template],
     where: Listening,
     say: Callable[[str], object],
+    tracing: Tracing,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. say: takes the address."""
     stop = asyncio.Event()
@@ -109,6 +116,6 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # Windows; there Ctrl-C cancels this task
             loop.add_signal_handler(number, stop.set)
-    async with listening(settings, store, view, templates, where) as address:
+    async with listening(settings, store, view, templates, where, tracing) as address:
         say(address)
         await stop.wait()

@@ -24,6 +24,7 @@ from ..job_places import plain_name
 from ..queue_view import QueueView
 from ..store import Store
 from ..templates import Template
+from ..tracing import NoTracing
 from .api import OPERATIONS
 from .api_keys import ApiKeys, Caller
 from .app import described, served, sweep, unserved
@@ -92,7 +93,7 @@ def tab_app(
     """The application, to be mounted in ComfyUI's. store, view: of one client that many may ask at once."""
     own = (ApiKeys(store), EventStream(view), Traffic(), SharedOverview(view), Thumbnails(), AssetRecords(store))
     app = web.Application(middlewares=[unserved], client_max_size=0)
-    app[GATEWAY] = Gateway(settings, store, view, templates, places, *own, takes_addresses=False)
+    app[GATEWAY] = Gateway(settings, store, view, templates, places, *own, NoTracing(), takes_addresses=False)
     app[FOLDERS] = folders
     shared = [one for one in OPERATIONS if one.name in SHARED]
     for one in (*described(shared, templates), *OWN):

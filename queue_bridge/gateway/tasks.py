@@ -60,7 +60,7 @@ async def create_task(request: web.Request, asked: Asked) -> web.Response:
     found = await identified(gateway, caller, request, digest_of(["task", fields]), fresh_id, own_id)
     if found.id != fresh_id:
         task = await asyncio.to_thread(new_task, gateway, caller, fields, found.id)
-    await queued(gateway, caller, [task], found)
+    await queued(asked, [task], found)
     return _accepted(found, task, [])
 
 
@@ -107,7 +107,7 @@ async def queue_upload(
     if found.id != task.submission.spec.task_id:
         task = await asyncio.to_thread(task_with, found.id)
     await upload.keep(suffixes)
-    (answer,) = await queued(gateway, caller, [task], found)
+    (answer,) = await queued(asked, [task], found)
     if not answer.made:
         await upload.drop()
     return _accepted(found, task, [*warnings, *said])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import health
 from ..api import TEXT_EVENTS
-from ..new_tasks import IDEMPOTENCY_KEY
+from ..new_tasks import IDEMPOTENCY_KEY, TRACEPARENT
 from ..operations import JSON, MULTIPART, Answer, Operation
 from ..result_download import HEADERS
 from . import assets, job_events, jobs
@@ -53,7 +53,7 @@ COMFY_OPERATIONS = (
     Operation(
         "postJobs", "POST", "/api/v2/jobs", jobs.create_job, "submit", "Submit a workflow.",
         (Answer(201, "in the queue", "ComfyJob", headers=("Location", "Idempotency-Replayed")),),
-        headers=(IDEMPOTENCY_KEY,), body={JSON: "ComfyNewJob"},
+        headers=(IDEMPOTENCY_KEY, TRACEPARENT), body={JSON: "ComfyNewJob"},
         problems=(
             *BODY, "invalid_workflow", "workflow_format_ui", "missing_asset", "metadata_invalid",
             "extra_data_not_supported", "idempotency-key-reused", "backlog-full", "no-room",

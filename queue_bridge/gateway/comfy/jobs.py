@@ -85,7 +85,7 @@ async def create_job(request: web.Request, asked: Asked) -> web.Response:
     found = await identified(gateway, caller, request, digest_of(["comfy", body]), fresh_id)
     try:
         task = await _laid(asked, wanted, found.id)
-        await queued(gateway, caller, [task], found)
+        await queued(asked, [task], found)
     except Problem:
         if found.first and found.name:  # it led to nothing, so the key is free again
             await gateway.store.forget_request(found.name)
