@@ -13,8 +13,8 @@ ASSET = Answer(200, "the file", "ComfyAsset")
 MADE = (Answer(201, "made", "ComfyAsset"), Answer(200, "made over bytes that were here", "ComfyAsset"))
 BODY = ("bad-request", "too-slow", "too-large", "unsupported-media-type", "invalid")
 CONTENT = (
-    Answer(200, "the bytes", content="application/octet-stream"),
-    Answer(206, "a part of them", content="application/octet-stream", headers=("Content-Range",)),
+    Answer(200, "the bytes, of the type that their upload named", content="*/*"),
+    Answer(206, "a part of them", content="*/*", headers=("Content-Range",)),
     Answer(302, "they lie elsewhere", headers=("Location",)),
     Answer(304, "unchanged"),
 )
