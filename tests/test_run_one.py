@@ -145,3 +145,8 @@ def test_what_cannot_be_made_locally_is_one_sentence(
 ) -> None:
     assert run(folder, *flags, audio=audio) == 1
     assert capsys.readouterr().err.startswith(words)
+
+
+def test_a_command_of_the_queue_does_not_load_torch() -> None:
+    asked = "import sys; from comfyui_sonic.command import main; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", asked], check=True, timeout=60)
