@@ -26,7 +26,7 @@ from typing import Any
 
 import aiohttp
 from comfyui_sonic.queue_bridge.config import load_settings
-from comfyui_sonic.queue_bridge.errors import BridgeError, FileUnreachable, ObjectMissing
+from comfyui_sonic.queue_bridge.errors import BridgeError, ConfigError, FileUnreachable, ObjectMissing
 from comfyui_sonic.queue_bridge.fetch_limits import Limits
 from comfyui_sonic.queue_bridge.storage import Storage
 from comfyui_sonic.queue_bridge.storage_places import ObjectAddress, SecretSource, StoragePlace, object_address
@@ -181,7 +181,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of a table [storage.NAME] in the file that SONIC_QUEUE_CONFIG names")
     arguments = parser.parse_args()
-    places = {place.name: place for place in load_settings().places}
+    try:
+        places = {place.name: place for place in load_settings().places}
+    except ConfigError as error:
+        parser.error(str(error))
     if arguments.name not in places:
         parser.error(f"there is no [storage.{arguments.name}]; there are {', '.join(sorted(places)) or 'none'}")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
