@@ -75,7 +75,7 @@ COMFY_OPERATIONS = (
     Operation(
         "getJobEvents", "GET", "/api/v2/jobs/{task_id}/events", job_events.job_events, "read",
         "Follow a job to its end (server-sent events).",
-        (Answer(200, "events `status`, `progress` and `output`, each with JSON", content=TEXT_EVENTS),),
+        (Answer(200, "events `status`, `progress`, `log` and `output`, each with JSON", content=TEXT_EVENTS),),
     ),
     Operation(
         "cancelJob", "POST", "/api/v2/jobs/{task_id}/cancel", jobs.cancel_job, "submit", "Cancel a job.",
