@@ -170,9 +170,14 @@ def main(
 
 
 def _locally(arguments: argparse.Namespace, run_here: Callable[[argparse.Namespace], int] | None) -> int:
+    check_files(arguments)
+    named = arguments.comfyui or (os.environ.get("COMFYUI_PATH") if arguments.engine == "sonic" else None)
+    if named:
+        from .run_in_comfyui import run_in_comfyui
+
+        return run_in_comfyui(arguments, Path(named))
     if run_here is None:
         raise BadJob("--local", "is there in the whole package only; start it as sonic-queue.")
-    check_files(arguments)
     return run_here(arguments)
 
 

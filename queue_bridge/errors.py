@@ -68,9 +68,10 @@ class JobError(BridgeError):
 class BadJob(JobError):
     """Raised when a field or a parameter of a job is wrong; ``field`` is its name."""
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
+    def __init__(self, field: str, message: str = "") -> None:
+        # Both in one text, too: so it is made again in another process, by pickle and by Celery.
+        super().__init__(f"{field}: {message}" if message else field)
+        self.field = field if message else field.partition(": ")[0]
 
 
 class BadWorkflow(JobError):

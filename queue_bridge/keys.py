@@ -11,6 +11,7 @@ from dataclasses import dataclass
 GROUP = "workers"  # the consumer group of every queue stream
 CONSUMER = "bridge"  # one name for all: who runs a job is in the job itself, with its fencing token
 CLASSES = ("priority", "pending")  # in the order in which they are served
+OWN_BATCH = "key_"  # begins the batch of what an API key submits one by one, which takes its turn as batches do
 MAIL = "mail"  # among the sinks, which are addresses otherwise
 BUCKET = 2  # letters of an idempotency key that name its hash: 4096 hashes, compact up to two million jobs
 
@@ -322,6 +323,7 @@ class Keys:
             "MAILED": self.mailed,
             "TOLD": self.told(""),
             "MAIL": MAIL,
+            "OWN_BATCH": OWN_BATCH,
             "GROUP": GROUP,
             "CONSUMER": CONSUMER,
         }

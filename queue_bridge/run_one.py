@@ -58,6 +58,10 @@ def add_run_command(commands: Any, common: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--local", action="store_true", help="in this process, by the engine draft: no queue, no Redis, no ComfyUI"
     )
+    run.add_argument(
+        "--comfyui", type=Path, metavar="DIR",
+        help="with --local: by a ComfyUI that is started for this video (default for --engine sonic: COMFYUI_PATH)",
+    )  # fmt: skip
 
 
 def _spellings(name: str) -> tuple[str, ...]:
@@ -73,6 +77,8 @@ def _switch(text: str) -> bool:
 
 def check_files(arguments: argparse.Namespace) -> None:
     """Raises BadJob for a file that is not there, before anybody waits for it."""
+    if arguments.comfyui and not arguments.local:
+        raise BadJob("--comfyui", "belongs to --local; the servers of a queue are there already.")
     for name in ("image", "audio"):
         path = str(getattr(arguments, name))
         if "://" not in path and not Path(path).is_file():

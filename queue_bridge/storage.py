@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from .azure_link import signed_again
 from .errors import BadJob, BridgeError, FileUnreachable, JobError, ObjectMissing
 from .fetch_limits import MEBIBYTE, Limits
 from .storage_places import ObjectAddress, SecretSource, StoragePlace, object_address
@@ -150,7 +151,11 @@ class Storage:
         self.check(address, "output")
         lasting = timedelta(seconds=min(max(seconds, 1.0), LINK_S_MAX))
         with self._told(address, "signed"):
-            return str(await _library().sign_async(self._store(address), "GET", address.key, lasting))
+            link = str(await _library().sign_async(self._store(address), "GET", address.key, lasting))
+            found = self._place_of(address)
+            if found and found.kind == "az" and found.account and "account_key" in found.secrets:
+                return signed_again(link, found.account, self._read(found, "account_key"))
+            return link
 
     async def probe(self, name: str) -> dict[str, str]:
         """What cannot be used, by bucket, as sentences; empty when all is well. name: tells probes of several apart."""
@@ -262,14 +267,19 @@ class Storage:
         if not isinstance(error, FileNotFoundError):
             return self._unusable(address, done, error)
         if any(words in str(error) for words in NO_BUCKET_WORDS):
-            bucket = f"{address.kind}://{address.bucket}"
-            return FileUnreachable(f"The bucket '{bucket}' is not there; make it, or mend {self._said(address)}.")
+            return self._no_bucket(address)
         return ObjectMissing(f"'{address}' is not there.")
+
+    def _no_bucket(self, address: ObjectAddress) -> FileUnreachable:
+        bucket = f"{address.kind}://{address.bucket}"
+        return FileUnreachable(f"The bucket '{bucket}' is not there; make it, or mend {self._said(address)}.")
 
     def _unusable(self, address: ObjectAddress, done: str, error: Exception) -> FileUnreachable:
         self._stores.pop((address.kind, address.bucket), None)  # so that keys are read again
         found = CODE.search(str(error)) or STATUS.search(str(error))
         code = found.group(1) if found else ""
+        if code in NO_BUCKET_WORDS:  # as some answer when they are to list it
+            return self._no_bucket(address)
         if code in WRONG_KEYS or type(error).__name__ == "UnauthenticatedError":
             bucket, keys = f"{address.kind}://{address.bucket}", self._said(address)
             return FileUnreachable(f"'{bucket}' refuses the keys of {keys} ({code}); '{address.key}' was not {done}.")

@@ -382,7 +382,7 @@ class Worker:
             "instance": self._identity.name,
             "attempt": job.attempt,
             "warnings": list(prompt.warnings),
-            "resolution": prompt.config.get("resolution"),
+            "resolution": prompt.values.get("resolution"),
             "degraded": bool(job.degradations),
             "report": outcome.report("sonic"),
         }

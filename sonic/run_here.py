@@ -22,8 +22,8 @@ def run_here(arguments: argparse.Namespace) -> int:
     """Make the video that the arguments of ``run`` ask for. Raises SonicError."""
     if arguments.engine == "sonic":
         raise EngineUnavailable(
-            "The engine 'sonic' runs inside ComfyUI only; leave --local out and give the queue of a ComfyUI with "
-            "Sonic's files (--url), or choose --engine draft."
+            "The engine 'sonic' runs inside ComfyUI only; name one that has Sonic's files with --comfyui DIR (or "
+            "COMFYUI_PATH), leave --local out and give the queue of one (--url), or choose --engine draft."
         )
     for name in OF_THE_QUEUE:
         if getattr(arguments, name):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from comfy_sdk import AsyncComfy, Comfy, ComfyError
-from comfy_sdk.events import OutputReady, Progress, StatusChange
+from comfy_sdk.events import Log, OutputReady, Progress, StatusChange
 from comfy_sdk.exceptions import (
     Forbidden,
     HashMismatch,
@@ -134,15 +134,21 @@ async def test_a_job_is_followed_to_its_video_which_is_downloaded_in_every_way(
     following = asyncio.create_task(follow())
     while not seen:
         await asyncio.sleep(0.01)
+    await hands.store.settle(await hands.claim(), Verdict(State.QUEUED, "given back"))
     record = await hands.claim()
     for percent, stage in ((10, "Find the face"), (60, "Make frames")):
         await hands.store.progress(record, percent, stage, None)
     place = Path(record.spec.output.removeprefix("file://"))
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(video)
-    await hands.store.complete(record, {"bytes": len(video), "attempt": 1})
+    await hands.store.complete(record, {"bytes": len(video), "attempt": 1, "warnings": ["It is long."]})
     await following
-    assert [one.status for one in seen if isinstance(one, StatusChange)] == ["queued", "running", "succeeded"]
+    statuses = [one.status for one in seen if isinstance(one, StatusChange)]
+    assert statuses == ["queued", "running", "queued", "running", "succeeded"]
+    assert [(one.level, one.message) for one in seen if isinstance(one, Log)] == [
+        ("warning", "A start has ended without a result (given back); the job waits for another one."),
+        ("warning", "It is long."),
+    ]
     assert [one.value for one in seen if isinstance(one, Progress)] == [0.1, 0.6]
     (ready,) = [one.output for one in seen if isinstance(one, OutputReady)]
     (output,) = (await job.result()).get_outputs(SAVE)
@@ -160,7 +166,7 @@ async def test_a_job_is_followed_to_its_video_which_is_downloaded_in_every_way(
     with pytest.raises(ComfyError) as refused:
         await client.assets.delete(output.id)
     assert refused.value.code == "asset_in_use"
-    assert [type(one) for one in [one async for one in job.events()]] == [Progress, OutputReady, StatusChange]
+    assert [type(one) for one in [one async for one in job.events()]] == [Progress, Log, OutputReady, StatusChange]
     again = await client.jobs.get(job.id)
     assert (again.status, [one.id for one in again.outputs]) == ("succeeded", [output.id])
     place.unlink()

@@ -160,6 +160,16 @@ async def test_keys_are_kept_as_digests_and_are_in_no_log(
     assert key[12:30] not in caplog.text
 
 
+async def test_a_key_in_a_header_that_is_no_http_is_in_no_log(
+    hands: GatewayHands, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    answer, _ = await raw(hands, b"GET /v1/queue HTTP/1.1\r\nHost: localhost\r\nX-API-Key: sq_c0ffee\x01\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert "What came from 127.0.0.1 is no HTTP that can be read." in caplog.text
+    assert "sq_c0ffee" not in caplog.text
+
+
 def command(settings: Settings, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     variables = {"SONIC_QUEUE_URL": settings.url, "SONIC_QUEUE_QUEUE": settings.queue}
     line = [sys.executable, "-m", "comfyui_sonic.queue_bridge.cli", *arguments]

@@ -74,13 +74,18 @@ async def test_a_video_in_a_bucket_is_had_by_a_link_that_works_for_a_while(
     assert object_store.secret not in str(await hands.get(f"/v1/tasks/{task_id}"))
 
 
-async def test_a_gateway_tells_a_tasks_callback_of_its_end(redis_url: str, tmp_path: Path) -> None:
+async def test_a_gateway_tells_a_tasks_callback_of_its_end_and_of_no_batch_that_nobody_has_named(
+    redis_url: str, tmp_path: Path
+) -> None:
     async with (
         receiving() as receiver,
         gateway_hands(redis_url, tmp_path, webhook_secrets=(SECRET,), private_hosts=("127.0.0.1",)) as hands,
     ):
-        task_id = await hands.submit(callback=receiver.url())
+        task_id = await hands.submit(key=await hands.key("submit"), callback=receiver.url())
         await hands.complete()
+        messages = [one async for one in hands.store.client.scan_iter(hands.store.keys.message("*"))]
+        assert len(messages) == 1
         (told,) = await receiver.until(1)
         assert is_signed(told, SECRET)
         assert (told.told["type"], told.told["data"]["task_id"]) == ("job.completed", task_id)
+        assert "batch" not in told.told["data"]

@@ -169,6 +169,24 @@ async def test_what_the_gateway_refuses_is_said_and_can_be_sent_again(
     assert len((await hands.get("/v1/tasks")).json["tasks"]) == 1, "what was sent is not sent again"
 
 
+async def test_what_the_gateway_refuses_is_said_in_chinese_with_its_own_sentence_where_that_says_more(
+    hands: GatewayHands, page: Page, tmp_path: Path
+) -> None:
+    picture, _ = material(tmp_path / "dropped", "anna.png", "anna.wav")
+    picture.write_bytes(b"no picture")
+    await page.prefers(language="zh-CN")
+    await page.open(hands.address)
+    await page.sees("还没有任务")
+    await page.drop([picture, picture.with_name("anna.wav")])
+    await page.button("提交", "dialog")
+    await page.sees("请求有误：", "dialog")
+    await page.sees("is no picture that is taken here", "dialog")
+    assert await page.js("import('/panel/text.js').then((text) => text.problemText('forbidden', 'May not.'))") == (
+        "这个密钥没有执行此操作的权限。"
+    )
+    assert await page.js("import('/panel/text.js').then((text) => text.problemText('new-kind', 'Why.'))") == "Why."
+
+
 async def test_names_pair_in_the_page_as_they_do_in_the_queue(hands: GatewayHands, page: Page, tmp_path: Path) -> None:
     draw = random.Random(7)
     stems = ("anna", "Anna", "ANNA_2", "anna_hello", "anna-x", "bea", "Béa", "be\u0301a", "Straße", "STRASSE_1", "a.b")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
+import hashlib
+import hmac
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import requests
@@ -390,6 +394,25 @@ async def test_azure_and_google_are_opened_with_their_own_keys() -> None:
     with pytest.raises(FileUnreachable, match=r"^'gs://b0/a.mp4' could not be signed") as raised:
         await storage.result_link("gs://b0/a.mp4", 60)
     assert "a2V5" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "blob"),
+    [
+        ("", "/blob/shop/frames/安娜 1.mp4"),
+        ("http://127.0.0.1:10000/shop", "/blob/shop/frames/安娜 1.mp4"),
+    ],
+)
+async def test_a_link_to_azure_is_signed_over_the_name_as_it_is(endpoint: str, blob: str) -> None:
+    place = StoragePlace(
+        "az", "az", ("frames",), endpoint, account="shop", secrets={"account_key": SecretSource(env="KEY")}
+    )
+    link = urlsplit(await Storage([place], LIMITS, {"KEY": "a2V5"}).result_link("az://frames/安娜 1.mp4", 60))
+    assert link.path.endswith("/frames/%E5%AE%89%E5%A8%9C%201.mp4")
+    said = dict(parse_qsl(link.query))
+    signed = [said["sp"], said["st"], said["se"], blob, "", "", "", said["sv"], said["sr"], *[""] * 7]
+    digest = hmac.new(b"key", "\n".join(signed).encode(), hashlib.sha256).digest()
+    assert base64.b64decode(said["sig"]) == digest
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ EVENTS = (
     Answer(204, "nothing has happened since Last-Event-ID, and nothing will"),
 )
 VIDEO = (
-    Answer(200, "the video", content="video/mp4"),
-    Answer(206, "a part of it", content="video/mp4", headers=("Content-Range",)),
+    Answer(200, "the video; a ZIP of a prompt without a template", content="video/mp4", also=(batches.ZIP,)),
+    Answer(206, "a part of it", content="video/mp4", also=(batches.ZIP,), headers=("Content-Range",)),
     Answer(302, "it lies elsewhere", headers=("Location",)),
     Answer(304, "unchanged"),
 )

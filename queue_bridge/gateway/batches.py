@@ -11,6 +11,7 @@ from aiohttp import web
 from ..archive import Limits, unpack
 from ..errors import JobError, PairingError
 from ..job import ID
+from ..keys import OWN_BATCH
 from ..orders import Order, Orders, read_orders
 from ..states import TERMINAL
 from .api_keys import Caller
@@ -34,7 +35,7 @@ from .new_tasks import (
 )
 from .operations import JSON, MULTIPART
 from .problem import Problem
-from .task_view import OWN_BATCH, time_text
+from .task_view import time_text
 from .tasks import MEGABYTE
 from .uploads import Upload, received, received_whole
 

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from ..errors import BacklogFull, JobError, QueueUnavailable
 from ..job import CLASS_OF, DEFAULT_TEMPLATE, FIELDS, ID, LONGEST_CONSENT_ID, LONGEST_LABEL, MOST_LABELS
+from ..keys import OWN_BATCH
 from ..store import Accepted, Submission
 from ..submission import checked_job
 from .api_keys import Caller
@@ -23,7 +24,6 @@ from .context import Asked, Gateway
 from .fields import Field, checked, invalid
 from .media import picture_suffix, sound
 from .problem import Problem
-from .task_view import OWN_BATCH
 from .uploads import Upload
 
 IDEMPOTENCY_KEY = Field(

@@ -88,7 +88,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
     if answer.schema:
         found["content"] = {answer.content: {"schema": _reference(answer.schema)}}
     elif answer.content != JSON:
-        found["content"] = {answer.content: {"schema": TEXT if answer.content.startswith("text") else {}}}
+        kind = {"schema": TEXT if answer.content.startswith("text") else {}}
+        found["content"] = dict.fromkeys((answer.content, *answer.also), kind)
     if answer.headers:
         found["headers"] = {name: {"schema": TEXT} for name in answer.headers}
     return found

@@ -26,12 +26,13 @@ UNLOCKED = "metrics"  # the operation that needs no key on the machine itself
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. schema: the name of a schema in SCHEMAS or '' for none; content: its type."""
+    """One answer. schema: the name of a schema in SCHEMAS or '' for none; content: its type; also: others of it."""
 
     status: int
     meaning: str
     schema: str = ""
     content: str = JSON
+    also: Sequence[str] = ()
     headers: Sequence[str] = ()
 
 

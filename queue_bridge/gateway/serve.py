@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ..config import Settings
 from ..errors import ConfigError
@@ -67,6 +68,7 @@ async def listening(
         lingering_time=min(LINGER_S, settings.gateway_read_s),
         shutdown_timeout=LINGER_S,
         access_log=logging.getLogger("sonic.gateway.access"),
+        logger=_log_of_requests(),
     )
     await runner.setup()
     site = None
@@ -85,6 +87,20 @@ async def listening(
         await app[GATEWAY].events.stop()
         await app[GATEWAY].traffic.done_within(settings.grace_s)
         await runner.cleanup()
+
+
+def _log_of_requests() -> logging.Logger:
+    found = logging.getLogger("sonic.gateway.http")
+    found.addFilter(_without_bytes)
+    return found
+
+
+def _without_bytes(record: logging.LogRecord) -> bool:
+    """What is no HTTP is logged in one line, as aiohttp would show its bytes, in which a key may be."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.msg, record.exc_info = "What came from %s is no HTTP that can be read.", None
+    return True
 
 
 def _tls(where: Listening) -> ssl.SSLContext | None:

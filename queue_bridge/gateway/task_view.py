@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..job import JobRecord
+from ..keys import OWN_BATCH
 from ..states import State
 from ..web_address import is_web, without_secrets
 from .fields import Field
 from .places import Places
 
 STATES = tuple(str(state) for state in State)
-OWN_BATCH = "key_"  # begins the batch of what an API key submits one by one, which takes its turn as batches do
 TIME = {"format": "date-time"}
 
 RESULT_VIEW = (

@@ -193,6 +193,7 @@ local function tell_end(id, state, cause, batch, event, sinks, job)
   local mails = listeners[MAIL]
   listeners[MAIL] = nil
   if job.callback then listeners[job.callback] = '' end
+  if batch and string.sub(batch, 1, #OWN_BATCH) == OWN_BATCH then batch = nil end  -- nobody has named it, so nobody waits for it
   local name = 'msg_' .. string.gsub(id, '[^%w_-]', '-') .. '_' .. string.gsub(event, '-', '_')
 
   local function send(kind, about, data) made = add_messages(listeners, name, made, kind, about, data) end

@@ -13,7 +13,7 @@ import { Pictures } from "./pictures.js";
 import { droppedFiles, submitDialog } from "./submit.js";
 import { taskDialog } from "./task_dialog.js";
 import { nameOf } from "./task_row.js";
-import { lang, number, switchLanguage, t } from "./text.js";
+import { lang, number, problemText, switchLanguage, t } from "./text.js";
 
 const VIEWS = { jobs, instances, batches, dead };
 const NOTICE_MS = 8000;
@@ -54,7 +54,7 @@ function sentence(problem) {
   }
   if (problem.kind === "unreachable") return t("unreachable");
   if (problem.kind === "too-many-requests") return t("tooMany", { n: problem.waitS });
-  return problem.message || t("somethingWrong", { why: problem.status });
+  return problemText(problem.kind, problem.message) || t("somethingWrong", { why: problem.status });
 }
 
 function fail(problem) {

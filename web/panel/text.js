@@ -1,4 +1,4 @@
-// Everything that the page says, in both languages. What servers say (errors, names) is shown as it comes.
+// Everything that the page says, in both languages. Errors of jobs and names are shown as they come.
 
 const EN = {
   title: "Sonic queue", skip: "Skip to the content", views: "Views", otherLanguage: "中文", otherLanguageLabel: "切换到中文",
@@ -163,6 +163,16 @@ const STAGES = {
   Finish: "后期处理", Save: "保存", "Load Sonic": "加载模型", Sample: "采样", Decode: "解码",
 };
 
+// By the gateway's word for what is wrong (the end of a problem's type); {why} is its own sentence, which is in English.
+const PROBLEMS = {
+  "bad-request": "网关无法读取这个请求：{why}", unauthorized: "需要有效的 API 密钥。", forbidden: "这个密钥没有执行此操作的权限。",
+  "not-found": "找不到它，可能已不再保留。", "too-slow": "上传太慢，已被中断，请重试。", conflict: "任务当前的状态不允许这样做：{why}",
+  "not-finished": "还没有视频：{why}", gone: "视频已不在原处，或网关无法读取。", "too-large": "文件太大：{why}",
+  "unsupported-media-type": "不接受这种内容：{why}", invalid: "请求有误：{why}",
+  "idempotency-key-reused": "这个请求编号已用于另一个请求。", "backlog-full": "这个密钥未完成的任务已达上限，请稍后再提交。",
+  internal: "网关内部出错，请查看它的日志。", unavailable: "队列的数据库现在无法访问，请稍后再试。", "no-room": "上传文件的磁盘已满，请稍后再试。",
+};
+
 const TEXTS = { en: EN, zh: ZH };
 const CHOSEN = "sonic-queue-language";
 let language = chosenLanguage();
@@ -191,6 +201,8 @@ export function t(name, values = {}) {
 
 export const has = (name) => name in EN;
 export const stageText = (stage) => (language === "zh" ? (STAGES[stage] ?? stage) : stage);
+/** What the gateway says is wrong. kind: its word for it; why: its own sentence. */
+export const problemText = (kind, why) => (language === "zh" ? (PROBLEMS[kind] ?? why).replace("{why}", () => why) : why);
 /** Names of texts that one language has and the other has not. */
 export const unevenTexts = () => [...Object.keys(EN), ...Object.keys(ZH)].filter((name) => !(name in EN && name in ZH));
 

@@ -13,8 +13,8 @@ ASSET = Answer(200, "the file", "ComfyAsset")
 MADE = (Answer(201, "made", "ComfyAsset"), Answer(200, "made over bytes that were here", "ComfyAsset"))
 BODY = ("bad-request", "too-slow", "too-large", "unsupported-media-type", "invalid")
 CONTENT = (
-    Answer(200, "the bytes", content="application/octet-stream"),
-    Answer(206, "a part of them", content="application/octet-stream", headers=("Content-Range",)),
+    Answer(200, "the bytes, of the type that their upload named", content="*/*"),
+    Answer(206, "a part of them", content="*/*", headers=("Content-Range",)),
     Answer(302, "they lie elsewhere", headers=("Location",)),
     Answer(304, "unchanged"),
 )
@@ -75,7 +75,7 @@ COMFY_OPERATIONS = (
     Operation(
         "getJobEvents", "GET", "/api/v2/jobs/{task_id}/events", job_events.job_events, "read",
         "Follow a job to its end (server-sent events).",
-        (Answer(200, "events `status`, `progress` and `output`, each with JSON", content=TEXT_EVENTS),),
+        (Answer(200, "events `status`, `progress`, `log` and `output`, each with JSON", content=TEXT_EVENTS),),
     ),
     Operation(
         "cancelJob", "POST", "/api/v2/jobs/{task_id}/cancel", jobs.cancel_job, "submit", "Cancel a job.",

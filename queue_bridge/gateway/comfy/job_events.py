@@ -62,6 +62,10 @@ class JobLine:
         """One event of the queue; its end is told by ``end``."""
         state = State(event["state"]) if event.get("state") else None
         if state is not None and state not in TERMINAL:
+            if self._status == "running" and state in (State.QUEUED, State.RETRYING):
+                self._log(
+                    f"A start has ended without a result ({event.get('cause', '')}); the job waits for another one."
+                )
             canceling = event.get("cause") == CANCELLING or (self._status == "canceling" and state is State.RUNNING)
             self._say_status("canceling" if canceling else STATUSES[state])
         if event.get("percent"):
@@ -70,9 +74,14 @@ class JobLine:
             self.events.send("progress", "", progress)
 
     def end(self, record: JobRecord) -> None:
+        for warning in (record.result or {}).get("warnings") or ():
+            self._log(str(warning))
         for output in outputs_of(record, self._plan, self._gateway, self._base):
             self.events.send("output", "", output)
         self._say_status(status_of(record))
+
+    def _log(self, sentence: str) -> None:
+        self.events.send("log", "", {"level": "warning", "message": sentence})
 
     def _say_status(self, status: str) -> None:
         if status != self._status:
