@@ -42,14 +42,13 @@ from .store import Store
 from .submission import Defaults, Submitted, counts_line, make_output_folder, submit_orders
 from .template_commands import add_template_commands
 from .templates import SHIPPED, Template, load_templates
-from .tracing import NoTracing, Span, Tracing, tracing_for
+from .tracing import PARENT_VARIABLE, NoTracing, Span, Tracing, tracing_for
 from .unserved import alerts
 from .watch_folder import FolderWatch
 from .webhook_commands import add_webhook_commands, notify, webhooks
 
 WATCH_S = 1.0
 TRACED = ("submit", "run", "notify", "gateway")
-TRACEPARENT = "TRACEPARENT"  # by which the commands of a script belong to its trace, as OpenTelemetry has it
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 # Adds commands to the command line; each sets the default ``run``, which takes the arguments and gives the exit status.
@@ -218,7 +217,7 @@ async def _with_queue(arguments: argparse.Namespace) -> int:
     store = Store(connect(settings.url, many=arguments.command == "gateway"), settings)
     tracing = _tracing(arguments.command, settings)
     submits = arguments.command in ("submit", "run")
-    span = (tracing if submits else NoTracing()).start("submit", os.environ.get(TRACEPARENT, ""), "producer")
+    span = (tracing if submits else NoTracing()).start("submit", os.environ.get(PARENT_VARIABLE, ""), "producer")
     try:
         await check_server(store.client, settings.url)
         queue = Queue(store, QueueView(store.client, store.keys, settings.url), templates, tracing, span)

@@ -26,6 +26,7 @@ from .redis_server import RedisServer
 from .run_one import run_one
 from .store import Store
 from .templates import SHIPPED, load_templates
+from .tracing import PARENT_VARIABLE, NoTracing
 
 CALLED = "local"
 LOOK_S = 0.5
@@ -88,7 +89,8 @@ async def _make(arguments: argparse.Namespace, url: str, server: Instance) -> in
     view = QueueView(store.client, store.keys, url)
     try:
         _check_engine(arguments.engine, await _registered(view, server), server.comfyui)
-        making = asyncio.create_task(run_one(arguments, store, view, templates))
+        span = NoTracing().start("submit", os.environ.get(PARENT_VARIABLE, ""))
+        making = asyncio.create_task(run_one(arguments, store, view, templates, span))
         watching = asyncio.create_task(_until_its_end(server))
         try:
             await asyncio.wait({making, watching}, return_when=asyncio.FIRST_COMPLETED)

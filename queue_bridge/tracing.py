@@ -36,6 +36,7 @@ SEND_S, CLOSE_S = 5.0, 2.0
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Attributes = Mapping[str, str | int | float | bool]
+PARENT_VARIABLE = "TRACEPARENT"  # by which the commands of a script belong to its trace, as OpenTelemetry has it
 
 
 class Span(Protocol):
