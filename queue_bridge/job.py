@@ -394,13 +394,15 @@ class JobRecord:
             return value
 
         result = parsed("result")
+        if state is State.COMPLETED:  # what its job asked for is not said twice
+            result = {"output": asked.get("output", ""), **(result or {})}
         return cls(
             task_id=task_id,
             state=state,
             spec=JobSpec.parse(asked),
             lane=known["lane"],
             job_class=job_class,
-            token=int(known.get("token", 0)),
+            token=int(known.get("token", int(state is State.COMPLETED))),  # lua/common.lua leaves the first one out
             attempt=int(known.get("attempt") or (result or {}).get("attempt", 0)),
             failures=int(known.get("failures", 0)),
             crashes=int(known.get("crashes", 0)),
@@ -447,7 +449,7 @@ class JobRecord:
             "redraws": self.redraws,
             "history": list(self.history),
             "attempt": self.attempt if result.get("attempt") != self.attempt else 0,
-            "result": dict(result),
+            "result": {name: value for name, value in result.items() if name != "output" or value != self.spec.output},
         }
         return {name: value for name, value in fields.items() if value or name == "result"}
 

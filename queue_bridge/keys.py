@@ -13,7 +13,7 @@ CONSUMER = "bridge"  # one name for all: who runs a job is in the job itself, wi
 CLASSES = ("priority", "pending")  # in the order in which they are served
 OWN_BATCH = "key_"  # begins the batch of what an API key submits one by one, which takes its turn as batches do
 MAIL = "mail"  # among the sinks, which are addresses otherwise
-BUCKET = 2  # letters of an idempotency key that name its hash: 4096 hashes, compact up to two million jobs
+BUCKET = 2  # letters of an idempotency key that name its hash: 1024 hashes, compact up to half a million jobs
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,11 @@ class Keys:
         return self._key("idempotency:") + short_key[:BUCKET], short_key[BUCKET:]
 
     def submitted(self, caller: str) -> str:
-        """Stream: an entry for each job that a caller has submitted, as long as it is kept. caller: '' for none."""
+        """Stream: what a caller has submitted, as long as it is kept; an entry for jobs that came together.
+
+        ``jobs`` has their ids with spaces between, ``begin`` how all of them begin where that is left out there.
+        caller: '' for none.
+        """
         return self._key("submitted:") + caller
 
     def batches(self, caller: str) -> str:
@@ -134,7 +138,7 @@ class Keys:
 
     @property
     def ended(self) -> str:
-        """List: ``<ms of its end> <job>`` of ended jobs, the latest last; a job that was put back stays in it."""
+        """List: the ended jobs, the latest last."""
         return self._key("ended")
 
     @property

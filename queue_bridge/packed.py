@@ -107,5 +107,10 @@ def _json(document: Mapping[str, Any]) -> bytes:
 
 
 def short_key(key: str) -> str:
-    """12 letters for a text of any length: 72 bits of its digest, which no two of millions share in practice."""
-    return urlsafe_b64encode(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=9).digest()).decode()
+    """12 letters for a text of any length: 70 bits of its digest, which no two of millions share in practice.
+
+    The first two are one of 1024 pairs (keys.BUCKET).
+    """
+    digest = bytearray(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=9).digest())
+    digest[1] &= 0b11001111
+    return urlsafe_b64encode(digest).decode()

@@ -105,8 +105,8 @@ class QueueView:
                 found += await self._waiting(job_class, lane, limit)
         if TERMINAL & set(states):
             ended = await self._ask(self._client.lrange(self._keys.ended, -4 * limit - 1, -1))
-            found += [entry.partition(" ")[2] for entry in reversed(ended)]
-        return list(dict.fromkeys(found))  # a job that was put back has more than one entry
+            found += reversed(ended)
+        return list(dict.fromkeys(found))  # a job that moves meanwhile is found twice
 
     async def counts(self) -> Counts:
         """How many jobs wait, run, wait for a retry, lie in the dead letter; exact at one moment for each number."""
@@ -218,10 +218,10 @@ class QueueView:
                     pipeline.xrange(key, after[0] if after else str(since_ms), "+", count=limit + 1)
             answers = await self._ask(pipeline.execute())
         found = sorted(
-            ((place_of(place), caller, position), place, task_id)
+            ((place_of(place), caller, position), place, fields.get("begin", "") + rest)
             for caller, entries in zip(callers, answers, strict=True)
             for place, fields in entries
-            for position, task_id in enumerate(fields["jobs"].split())
+            for position, rest in enumerate(fields["jobs"].split())
         )
         if after:
             # Where it is not there any more, what has its place has been told as well.

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from comfyui_sonic.queue_bridge.errors import BadJob
 from comfyui_sonic.queue_bridge.job import JobRecord
+from comfyui_sonic.queue_bridge.keys import BUCKET
 from comfyui_sonic.queue_bridge.packed import FORMAT, QUICK_FORMAT, packed, quickly_packed, short_key, unpacked
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +70,7 @@ def test_keys_of_any_length_become_twelve_letters_and_stay_different() -> None:
     keys = {short_key(f"key {number}") for number in range(10_000)}
     assert {len(key) for key in keys} == {12}
     assert len(keys) == 10_000
+    assert len({key[:BUCKET] for key in keys}) == 1024
     assert short_key("声音" * 1000) == short_key("声音" * 1000)
 
 

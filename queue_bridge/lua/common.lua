@@ -12,6 +12,7 @@ local EVENTS_KEPT, RETENTION_MS, CRASHES_MAX = ARGV[2], tonumber(ARGV[3]), tonum
 local BATCH_KEPT_MS = math.max(90 * 24 * 3600 * 1000, RETENTION_MS)
 local MESSAGE_KEPT_MS = 30 * 24 * 3600 * 1000  -- a webhook that nobody has delivered by then is given up
 local MAIL_LINES, MESSAGES_SHOWN = 1000, 10000
+local FIRST_TOKEN = '1'  -- that of a completed job's record that names none (job.py)
 local FORGOTTEN_A_CALL = 500  -- so that no call takes long
 local SPEC_MAX = 65536  -- as in job.py: more is no description of a job
 local NOT_BEGUN = 'Waiting'  -- the stage of a job whose prompt has not begun yet (job_progress.py)
@@ -242,7 +243,7 @@ end
 
 local function count_end(id, state, cause, batch, caller, sinks, job)
   if caller then redis.call('HINCRBY', UNENDED, caller, -1) end
-  redis.call('RPUSH', ENDED, integer(now) .. ' ' .. id)
+  redis.call('RPUSH', ENDED, id)
   redis.call('HINCRBY', TOTALS, state, 1)
   tally('ended:' .. state .. ':' .. cause)
   if batch then redis.pcall('HINCRBY', BATCH .. batch, state, 1) end
@@ -269,8 +270,8 @@ end
 local function finish_completed(id, key, token, document)
   local batch, once, callback, caller = unpack(redis.call('HMGET', key, 'batch', 'once', 'callback', 'caller'))
   local sinks, job = listening(id, callback)
-  local kept = { 'state', 'completed', 'token', token, 'ended_ms', integer(now) }
-  for name, value in pairs({ once = once, caller = caller }) do
+  local kept = { 'state', 'completed', 'ended_ms', integer(now) }
+  for name, value in pairs({ once = once, caller = caller, token = token ~= FIRST_TOKEN and token }) do
     if value then
       kept[#kept + 1] = name
       kept[#kept + 1] = value
@@ -293,7 +294,7 @@ local function trim_submitted(caller)
     local first = redis.call('XRANGE', SUBMITTED .. caller, '-', '+', 'COUNT', 1)[1]
     if not first then return redis.call('SREM', CALLERS, caller) end
     local keys = {}
-    for one in string.gmatch(first[2][2], '%S+') do keys[#keys + 1] = JOB .. one end
+    for one in string.gmatch(first[2][2], '%S+') do keys[#keys + 1] = JOB .. (first[2][4] or '') .. one end
     if redis.call('EXISTS', unpack(keys)) > 0 then return end
     redis.call('XDEL', SUBMITTED .. caller, first[1])
   end
@@ -338,11 +339,12 @@ end
 -- Ended jobs that are no longer kept, and the keys by which a repeated submission would find them.
 local function forget()
   for _ = 1, FORGOTTEN_A_CALL do
-    local ended, id = string.match(redis.call('LINDEX', ENDED, 0) or '', '^(%d+) (.*)$')
-    if not ended or tonumber(ended) >= now - RETENTION_MS then return end
+    local id = redis.call('LINDEX', ENDED, 0)
+    if not id then return end
+    local ended, once, caller = of_job(id, 'ended_ms', 'once', 'caller')
+    if (tonumber(ended or '') or 0) >= now - RETENTION_MS then return end
     redis.call('LPOP', ENDED)
-    local last, once, caller = of_job(id, 'ended_ms', 'once', 'caller')
-    if last == ended then  -- or it was put back since
+    if ended then  -- or somebody has deleted its record
       local bucket, field = IDEMPOTENCY .. string.sub(once or '', 1, BUCKET), string.sub(once or '', BUCKET + 1)
       if once and redis.call('HGET', bucket, field) == id then redis.call('HDEL', bucket, field) end
       redis.call('ZREM', DEAD, id)

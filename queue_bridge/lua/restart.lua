@@ -4,6 +4,7 @@ local state = of_job(id, 'state')
 if not state then return 'missing' end
 if state ~= 'failed' and state ~= 'cancelled' then return state end
 redis.call('ZREM', DEAD, id)
+redis.call('LREM', ENDED, -1, id)
 redis.call('HDEL', key, 'failures', 'crashes', 'degradations', 'device_faults', 'redraws', 'percent', 'error', 'error_kind',
   'ended_ms', 'stage', 'ahead', 'ahead_boot', 'passed')
 local first_lane = redis.call('HGET', key, 'first_lane')  -- where it was before the card's memory did not suffice

@@ -9,7 +9,7 @@ local id, token, target, cause = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local key = JOB .. id
 local state, current = of_job(id, 'state', 'token')
 if not state then return 'missing' end
-if current ~= token then return 'stale' end
+if (current or state == 'completed' and FIRST_TOKEN) ~= token then return 'stale' end
 if state ~= 'running' then
   return (state == target or (state == 'cancelled' and target ~= 'completed')) and 'ok' or 'stale'
 end

@@ -26,6 +26,18 @@ local function found(id, once)
   if redis.call('HSETNX', JOB .. id, 'state', 'queued') == 0 then return id, of_job(id, 'state') end
 end
 
+-- One entry for jobs that were submitted together. How all their ids begin is said once.
+local function remember_submitted(made, ids)
+  if not made[2] then return redis.call('XADD', SUBMITTED .. caller, '*', 'jobs', ids) end
+  local begin = made[1]
+  for _, id in ipairs(made) do
+    while #id <= #begin or string.sub(id, 1, #begin) ~= begin do begin = string.sub(begin, 1, -2) end
+  end
+  local rests = {}
+  for number, id in ipairs(made) do rests[number] = string.sub(id, #begin + 1) end
+  redis.call('XADD', SUBMITTED .. caller, '*', 'jobs', table.concat(rests, ' '), 'begin', begin)
+end
+
 -- So many jobs more in a batch. It moves up in its owner's list once a minute, and once a minute it is kept for longer.
 local function add_to_batch(batch, count)
   local key = BATCH .. batch
@@ -88,7 +100,7 @@ while at <= #ARGV do
   if #made < count then redis.call('HINCRBY', TOTALS, 'submitted', #made - count) end
   if #made > 0 then
     local ids = table.concat(made, ' ')
-    redis.call('XADD', SUBMITTED .. caller, '*', 'jobs', ids)
+    remember_submitted(made, ids)
     emit(ids, 'queued', 'submitted')
     local handed = hand_over(class, lane, records)
     if handed < #made then
