@@ -51,7 +51,7 @@ def smooth(source: FrameSource, method: SmoothingMethod, fps: float, face: Face 
 def likeness_by_difference() -> NDArray[np.float32]:
     """(1, 256) how much a difference of so many levels looks like noise: 1 for none, next to 0 far beyond NOISE."""
     levels = np.arange(256, dtype=np.float32) / NOISE
-    return np.exp(-(levels**2)).reshape(1, 256)
+    return np.asarray(np.exp(-(levels**2)).reshape(1, 256), np.float32)
 
 
 class CalmedFrames:
