@@ -83,7 +83,6 @@ class ClosedMouthFrames:
     ) -> None:
         self.count, self.height, self.width = source.count, source.height, source.width
         self._source, self._face, self._shut, self._at_rest, self._check = source, face, shut, at_rest, check
-        self.changes = bool((shut > 0).any())
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """Frames start..stop-1, each a fresh (H, W, 3) uint8 RGB array."""
