@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from .frames import Frame
-from .prepare import CropBox
-from .prepared import Face
+
+from .prepared import Box, Face
 from .visible_label import OWN_FONT
 
 LONGEST_SIDE = 640  # of the drawing
@@ -16,8 +16,8 @@ SPEAKS, OTHER, CROP = (64, 220, 120), (170, 170, 170), (255, 190, 60)
 LEFT_OUT = (0, 0, 0, 130)  # laid over what the video does not show
 
 
-def draw_faces(picture: Frame, faces: Sequence[Face], speaker: Face | None, crop: CropBox | None,
-               used: CropBox) -> Image.Image:  # fmt: skip
+def draw_faces(picture: Frame, faces: Sequence[Face], speaker: Face | None, crop: Box | None,
+               used: Box) -> Image.Image:  # fmt: skip
     """A small copy of the picture: the speaker's box green, others grey with their numbers, the crop amber.
 
     faces, boxes: in pixels of the picture; the faces in the order of their numbers. crop: the one around the speaker,
@@ -43,18 +43,18 @@ def draw_faces(picture: Frame, faces: Sequence[Face], speaker: Face | None, crop
     return drawing
 
 
-def _darkened(drawing: Image.Image, used: CropBox) -> Image.Image:
+def _darkened(drawing: Image.Image, used: Box) -> Image.Image:
     shade = Image.new("RGBA", drawing.size, LEFT_OUT)
     shade.paste((0, 0, 0, 0), used)
     return Image.alpha_composite(drawing.convert("RGBA"), shade).convert("RGB")
 
 
-def _scaled(box: tuple[float, float, float, float], scale: float) -> CropBox:
+def _scaled(box: tuple[float, float, float, float], scale: float) -> Box:
     left, top, right, bottom = (round(edge * scale) for edge in box)
     return left, top, right, bottom
 
 
-def _inner(box: tuple[float, float, float, float], scale: float) -> CropBox:
+def _inner(box: tuple[float, float, float, float], scale: float) -> Box:
     """As Pillow draws boxes: the last pixels belong to it, and there is one at least."""
     left, top, right, bottom = _scaled(box, scale)
     return left, top, max(left, right - 1), max(top, bottom - 1)

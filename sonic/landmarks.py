@@ -23,6 +23,7 @@ from .prepared import Face
 
 LONGEST_SEARCHED = 1536  # pixels; the mesh itself sees 192, so a portrait loses nothing
 MIN_DETECTION = 0.5  # MediaPipe's own threshold
+LEAST_SCORE = 0.5  # of the mesh where a face was a frame ago: below, it is gone
 MIN_MESH_SCORE = 0.9  # true faces, drawn ones too, score above 0.99; a round badge has reached 0.7
 MOST_HITS = 40  # a texture can look like hundreds of faces to the detector; the mesh is asked about the best
 REFINEMENTS = 2  # mesh passes on a crop taken from the landmarks of the pass before
@@ -174,18 +175,20 @@ def _views(picture: Frame, tiles: int, quarters: range) -> Iterator[Square]:
             yield Square(x, y, side, quarter * math.pi / 2)
 
 
-def find_faces(picture: Frame, check: Check = no_check) -> list[Face]:
+def find_faces(picture: Frame, check: Check = no_check, grids: Sequence[int] = TILE_GRIDS) -> list[Face]:
     """Every face in an (H, W, 3) uint8 RGB picture, the largest first; an empty list where there is none.
 
     check: called before each view and each fit, some tens of milliseconds apart; what it raises ends the search.
+    grids: in how many tiles smaller faces are looked for where the whole picture shows none; with none of them a
+    picture without a face takes a hundredth of the time.
     """
     shrink = LONGEST_SEARCHED / max(picture.shape[:2])
     if shrink < 1:
         smaller = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         scale = (picture.shape[1] / smaller.shape[1], picture.shape[0] / smaller.shape[0], 1 / shrink)
-        return [_scaled(face, np.array(scale, np.float32)) for face in find_faces(smaller, check)]
+        return [_scaled(face, np.array(scale, np.float32)) for face in find_faces(smaller, check, grids)]
     faces: list[Face] = []
-    for tiles in (1, *TILE_GRIDS):
+    for tiles in (1, *grids):
         if not faces:
             _add_faces(picture, _views(picture, tiles, range(4 if tiles <= TURNED_UP_TO else 1)), faces, check)
         else:  # smaller people beside the one that was found are the same way up

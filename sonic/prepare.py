@@ -15,12 +15,11 @@ from .frames import Frame
 from .loudness import at_usual_loudness
 from .options import PrepareOptions
 from .portrait import crop_to_face, prepared_size, resize
-from .prepared import Face, PreparedData, Sound
+from .prepared import Box, Face, PreparedData, Sound
 
 log = logging.getLogger("sonic.prepare")
 
 FindFaces = Callable[[Frame], Sequence[Face]]
-CropBox = tuple[int, int, int, int]
 
 
 def prepare(
@@ -71,25 +70,25 @@ def _choose_face(faces: Sequence[Face], options: PrepareOptions) -> tuple[Face |
     raise NoFace(f"Face number {index} (counted from 0) was asked for, but {found} found in the picture.")
 
 
-def _crop_box(picture: Frame, face: Face | None, options: PrepareOptions) -> CropBox:
+def _crop_box(picture: Frame, face: Face | None, options: PrepareOptions) -> Box:
     height, width = picture.shape[:2]
     if face is None or options.crop == "whole picture":
         return 0, 0, width, height
     return crop_around(face, options.expand_ratio, width, height)
 
 
-def crop_around(face: Face, expand_ratio: float, width: int, height: int) -> CropBox:
+def crop_around(face: Face, expand_ratio: float, width: int, height: int) -> Box:
     """The square that is cut when cropping to this face of a picture, within the picture."""
     left, top, right, bottom = crop_to_face(face.box, expand_ratio, width, height)
     return max(0, left), max(0, top), min(width, right), min(height, bottom)
 
 
-def _cut(picture: Frame, box: CropBox) -> Frame:
+def _cut(picture: Frame, box: Box) -> Frame:
     left, top, right, bottom = box
     return np.ascontiguousarray(picture[top:bottom, left:right])
 
 
-def _moved(face: Face, crop_box: CropBox, size: tuple[int, int]) -> Face:
+def _moved(face: Face, crop_box: Box, size: tuple[int, int]) -> Face:
     """The face in the pixels of the cut and resized picture."""
     left, top, right, bottom = crop_box
     scale_x, scale_y = size[0] / (right - left), size[1] / (bottom - top)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from .frames import Frame
 
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels
+
 
 @dataclass(frozen=True)
 class Face:
@@ -55,7 +57,7 @@ class PreparedData:
     sound: Sound
     speech: NDArray[np.float32]
     original_size: tuple[int, int]
-    crop_box: tuple[int, int, int, int]
+    crop_box: Box
     original: Frame
     notes: tuple[str, ...] = field(default=())
 

@@ -71,7 +71,7 @@ def report_of(path: Path) -> dict[str, Any]:
         sound = video.sound()
     except BadSound:  # there is a track, but nothing in it
         sound = None
-    return {"engine": engine_of(video.metadata), **measure_quality(video.steady_frames(), video.fps, sound).to_dict()}
+    return {"engine": engine_of(video.metadata), **measure_quality(video.frames(), video.fps, sound).to_dict()}
 
 
 def measure_quality(frames: Iterable[Frame], fps: float, sound: Sound | None, check: Check = no_check) -> Quality:

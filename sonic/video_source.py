@@ -37,17 +37,9 @@ class VideoFile:
     metadata: Mapping[str, str]
 
     def frames(self) -> Iterator[Frame]:
-        """All frames in order, each made when it is asked for. Raises BadVideo."""
-        try:
-            with av.open(str(self.path), metadata_errors="replace") as container:
-                for frame in container.decode(video=0):
-                    yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-        except av.FFmpegError as error:
-            raise BadVideo(f"The video '{self.path.name}' cannot be read to its end; make or copy it again.") from error
+        """All frames at ``fps``, each made when it is asked for. Raises BadVideo.
 
-    def steady_frames(self) -> Iterator[Frame]:
-        """Frames at ``fps``: where the file's own vary in length, some twice and some not at all. Raises BadVideo.
-
+        Where the file's own vary in length, some come more than once and some not at all, so that the sound still fits.
         Frames of another size than the first, which some files have, are brought to it.
         """
         try:

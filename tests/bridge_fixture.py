@@ -18,6 +18,7 @@ from comfyui_sonic.queue_bridge.queue_view import QueueView
 from comfyui_sonic.queue_bridge.redis_connection import connect, connect_sync
 from comfyui_sonic.queue_bridge.store import Store, Submission
 
+from .certificates import signing_environment
 from .collector import Collector
 from .object_store import ObjectStore
 from .webhook_receiver import SECRET
@@ -131,8 +132,8 @@ def start_bridge(
     """Two servers that take jobs; a generator for a fixture."""
     queue, orders = f"bridge-{new_job_id()}", directory / "orders"
     orders.mkdir()
-    stores = store_environment(store, directory) | collector.environment()
-    variables: dict[str, Any] = {name: environment(url, queue, name, orders) | stores for name in NAMES}
+    shared = store_environment(store, directory) | signing_environment(directory) | collector.environment()
+    variables: dict[str, Any] = {name: environment(url, queue, name, orders) | shared for name in NAMES}
     instances = {name: Instance(comfyui, directory / name, environment=variables[name]) for name in NAMES}
     with contextlib.ExitStack() as stack:
         for instance in instances.values():  # in turn, as together they would only wait for each other

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 
 import numpy as np
-from comfyui_sonic.sonic.frames import Frame
+from comfyui_sonic.sonic.frames import Frame, FrameSource
 from numpy.typing import NDArray
 
 
@@ -37,6 +38,16 @@ class Endless:
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         for index in range(start, self.count if stop is None else min(stop, self.count)):
             yield np.roll(self._picture, round(index * self._speed), axis=1)
+
+
+def peak_of(source: FrameSource) -> int:
+    """The most bytes that are taken at once while a clip is read and nothing of it is kept."""
+    tracemalloc.start()
+    for _ in source.frames():
+        pass
+    highest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return highest
 
 
 def textured(height: int = 96, width: int = 96, seed: int = 3) -> NDArray[np.uint8]:

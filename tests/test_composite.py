@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from comfyui_sonic.sonic.errors import BadPortrait
 from comfyui_sonic.sonic.frames import Frame, StillFrames
 from comfyui_sonic.sonic.portrait import resize
-from comfyui_sonic.sonic.postprocess.composite import CompositeFrames, CropBox, place_of
-from comfyui_sonic.sonic.prepared import PreparedData, Sound
+from comfyui_sonic.sonic.postprocess.composite import CompositeFrames, place_of
+from comfyui_sonic.sonic.prepared import Box, PreparedData, Sound
 
-from .clips import Clip, Endless, textured
+from .clips import Clip, Endless, peak_of, textured
 
 
-def prepared_crop(original: Frame, box: CropBox, side: int = 64) -> PreparedData:
+def prepared_crop(original: Frame, box: Box, side: int = 64) -> PreparedData:
     x1, y1, x2, y2 = box
     picture = resize(np.ascontiguousarray(original[y1:y2, x1:x2]), (side, side))
     sound = Sound(np.zeros((1, 16000), np.float32), 16000)
@@ -29,7 +27,7 @@ def composite(prepared: PreparedData, frames: np.ndarray, background: Clip | Non
     return CompositeFrames(clip, behind, place_of(prepared, clip, behind))
 
 
-def seam(frame: Frame, box: CropBox) -> float:
+def seam(frame: Frame, box: Box) -> float:
     """The mean step over the four edges of a box, in levels."""
     x1, y1, x2, y2 = box
     f = frame.astype(float)
@@ -86,7 +84,7 @@ def test_what_moves_through_the_soft_edge_does_not_change_the_colours() -> None:
 
 
 @pytest.mark.parametrize("box", [(0, 0, 64, 64), (96, 56, 160, 120), (0, 30, 64, 94)], ids=["corner", "other", "left"])
-def test_where_the_crop_ends_at_the_pictures_edge_it_is_not_faded(box: CropBox) -> None:
+def test_where_the_crop_ends_at_the_pictures_edge_it_is_not_faded(box: Box) -> None:
     original = textured(120, 160)
     prepared = prepared_crop(original, box)
     marked = prepared.picture.copy()
@@ -145,7 +143,7 @@ def test_a_background_clip_goes_along_and_holds_its_last_frame() -> None:
     ("size", "expected"),
     [((320, 240), (80, 60, 208, 188)), ((81, 60), (20, 15, 52, 47)), ((200, 120), (58, 30, 122, 94))],
 )
-def test_in_a_background_of_any_size_the_crop_keeps_its_shape(size: tuple[int, int], expected: CropBox) -> None:
+def test_in_a_background_of_any_size_the_crop_keeps_its_shape(size: tuple[int, int], expected: Box) -> None:
     prepared = prepared_crop(textured(120, 160), (40, 30, 104, 94))
     width, height = size
     behind = StillFrames(textured(height, width))
@@ -165,13 +163,7 @@ def test_memory_does_not_grow_with_the_clip() -> None:
     def peak(count: int) -> int:
         prepared = prepared_crop(original, (80, 50, 208, 178), side=128)
         clip, still = Endless(prepared.picture, count), StillFrames(original)
-        frames = CompositeFrames(clip, still, place_of(prepared, clip, still))
-        tracemalloc.start()
-        for _ in frames.frames():
-            pass
-        highest = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return highest
+        return peak_of(CompositeFrames(clip, still, place_of(prepared, clip, still)))
 
     peak(10)
     assert peak(150) < peak(30) + 200_000

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -18,65 +16,17 @@ from comfyui_sonic.sonic.errors import BadSetting, CannotWrite, SonicError
 from comfyui_sonic.sonic.labels import aigc_mark
 from comfyui_sonic.sonic.video import copy_mp4, write_mp4
 
+from .certificates import make_chain
+
 FRAMES = [np.full((64, 96, 3), 9 * index, np.uint8) for index in range(20)]
 
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Signing:
     """A certificate of our own authority, and its key."""
-    pytest.importorskip("c2pa")
+    pytest.importorskip("c2pa", reason="the package c2pa-python is not installed")
+    pytest.importorskip("cryptography")
     return make_chain(tmp_path, "signer")
-
-
-def make_chain(folder: Path, who: str) -> Signing:
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    now = datetime.datetime.now(datetime.UTC)
-
-    def named(name: str) -> Any:
-        return x509.Name(
-            [
-                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test"),
-                x509.NameAttribute(NameOID.COMMON_NAME, name),
-            ]
-        )
-
-    def usage(*uses: str) -> Any:
-        names = (
-            "digital_signature content_commitment key_encipherment data_encipherment key_agreement "
-            "key_cert_sign crl_sign encipher_only decipher_only"
-        )
-        return x509.KeyUsage(**{name: name in uses for name in names.split()})
-
-    def begun(subject: str, public_key: Any, is_authority: bool, *uses: str) -> Any:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(named(subject))
-            .issuer_name(named("authority"))
-            .public_key(public_key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=30))
-            .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-            .add_extension(usage(*uses), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        )
-
-    root = begun("authority", root_key.public_key(), True, "key_cert_sign", "crl_sign")
-    leaf = begun(who, key.public_key(), False, "digital_signature")
-    leaf = leaf.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
-    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
-    leaf = leaf.add_extension(issuer, critical=False)
-    pem = serialization.Encoding.PEM
-    certificates = [one.sign(root_key, hashes.SHA256()).public_bytes(pem) for one in (leaf, root)]
-    (folder / f"{who}.pem").write_bytes(b"".join(certificates))
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / f"{who}.key").write_bytes(secret)
-    return Signing(folder / f"{who}.pem", folder / f"{who}.key")
 
 
 def seal(signing: Signing) -> Callable[[Path], None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import tracemalloc
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from comfyui_sonic.sonic.postprocess.interpolation import FrameInterpolation
 from comfyui_sonic.sonic.postprocess.retiming import FlowBetween, RetimedFrames, RifeBetween
 from numpy.typing import NDArray
 
-from .clips import Clip, Endless, textured
+from .clips import Clip, Endless, peak_of, textured
 
 
 def moving(count: int, speed: float = 4.0, height: int = 128, width: int = 160) -> NDArray[np.uint8]:
@@ -97,13 +96,7 @@ def test_odd_and_tiny_sizes_work(height: int, width: int) -> None:
 
 def test_only_two_frames_are_in_memory() -> None:
     def peak(count: int) -> int:
-        clip = Endless(textured(128, 160), count)
-        tracemalloc.start()
-        for _ in RetimedFrames(clip, 25, 50, FlowBetween(128, 160)).frames():
-            pass
-        highest = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return highest
+        return peak_of(RetimedFrames(Endless(textured(128, 160), count), 25, 50, FlowBetween(128, 160)))
 
     peak(5)
     assert peak(60) < peak(15) + 200_000

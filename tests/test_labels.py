@@ -17,6 +17,7 @@ from comfyui_sonic.sonic.labels import DEFAULT_PRODUCER, FIELDS, aigc_mark, read
 from comfyui_sonic.sonic.video import copy_mp4, write_mp4
 from comfyui_sonic.sonic.visible_label import CORNERS, OWN_FONT, VisibleLabel, labelled
 from numpy.typing import NDArray
+from PIL import ImageFont
 
 BACKGROUNDS = {"black": 0, "grey": 128, "white": 255}
 SIZES = [(512, 512), (288, 512), (720, 405), (97, 131)]
@@ -156,6 +157,15 @@ def test_the_label_is_in_its_corner_and_nothing_else_changes(corner: str) -> Non
 def test_a_font_without_the_characters_is_refused_and_they_are_named() -> None:
     with pytest.raises(BadSetting, match=r"mark_text: the font label\.otf has no é 龘;"):
         VisibleLabel("AI générée 龘")
+
+
+def test_a_font_without_chinese_is_refused_for_a_chinese_text_and_taken_for_another(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.ttf"
+    latin.write_bytes(ImageFont.load_default(16).font_bytes)
+    with pytest.raises(BadSetting, match=r"mark_text: the font latin\.ttf has no 生 成; .* SONIC_MARK_FONT"):
+        VisibleLabel("AI生成", font=latin)
+    (marked,) = labelled(clip(1), VisibleLabel("AI generated", font=latin), 25)
+    assert marked.max() > 180  # its letters are too thin to be wholly white in so small a picture
 
 
 def test_another_font_is_taken_and_what_is_no_font_refused(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def varying(path: Path, times: list[float], sizes: list[int]) -> None:
 def test_frames_of_a_varying_rate_come_at_a_constant_one(tmp_path: Path) -> None:
     varying(tmp_path / "a.mkv", [0.0, 0.04, 0.08, 0.28, 0.32], [64] * 5)
     video = open_video(tmp_path / "a.mkv")
-    levels = [round(frame.mean() / 20) for frame in video.steady_frames()]
+    levels = [round(frame.mean() / 20) for frame in video.frames()]
     assert abs(len(levels) / video.fps - 0.36) < 0.1
     held = levels.count(2) / video.fps
     assert levels == sorted(levels) and abs(held - 0.2) < 0.1
@@ -120,7 +120,7 @@ def test_frames_of_a_varying_rate_come_at_a_constant_one(tmp_path: Path) -> None
 
 def refused(path: Path) -> Iterator[str]:
     with pytest.raises(BadVideo) as caught:
-        list(open_video(path).steady_frames())
+        list(open_video(path).frames())
     yield str(caught.value)
 
 

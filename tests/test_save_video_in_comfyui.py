@@ -11,10 +11,11 @@ import aiohttp
 import av
 import numpy as np
 import pytest
-from comfyui_sonic.queue_bridge.job import JobSpec, new_job_id
+from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Value, new_job_id
 from comfyui_sonic.queue_bridge.store import Submission
 
 from .bridge_fixture import ROOT, Bridge
+from .certificates import SIGNER, can_sign
 from .test_nodes_in_comfyui import PORTRAIT, VOICE, Graph, Outcome, Server, readme_graph, server, server_process, unique
 
 __all__ = ["server"]  # a fixture
@@ -176,25 +177,60 @@ async def test_memory_does_not_grow_with_the_frames_that_are_saved(server: Serve
     assert max(levels) - levels[1] < 0.25 * frames * 512 * 512 * 3 * 4  # as one tensor it would be all of that
 
 
-async def test_the_queue_finds_the_file_and_keeps_the_consent(bridge: Bridge) -> None:
-    folder = bridge.orders / "published"
+async def published(bridge: Bridge, folder: Path, consent_id: str = "", **config: Value) -> JobRecord:
+    """A job of the template `publish` with material of its own, at its end; its video is ``folder / "out.mp4"``."""
     folder.mkdir()
     examples = ROOT / "examples" / "batch"
     names = ("close_up.png", "close_up.mp3")
     for name in names:
         (folder / name).write_bytes((examples / name).read_bytes())
     uris = [(folder / name).as_uri() for name in (*names, "out.mp4")]
-    spec = JobSpec(
-        new_job_id(), *uris, workflow="publish", config={"duration": 1.0, "engine": "draft"}, consent_id="file 7"
-    )
+    settings = {"duration": 1.0, "engine": "draft", **config}
+    spec = JobSpec(new_job_id(), *uris, workflow="publish", config=settings, consent_id=consent_id)
     async with bridge.queue() as queue:
         await queue.store.submit([Submission(spec, 512)])
-        record = (await queue.ended(spec.task_id))[spec.task_id]
+        return (await queue.ended(spec.task_id))[spec.task_id]
+
+
+async def test_the_queue_finds_the_file_and_keeps_the_consent(bridge: Bridge) -> None:
+    folder = bridge.orders / "published"
+    record = await published(bridge, folder, "file 7")
     assert record.error == ""
     assert record.result is not None and record.result["consent_id"] == record.spec.consent_id == "file 7"
     frames, metadata, codec = seen(folder / "out.mp4")
     assert (len(frames), codec) == (25, "hevc")
     assert all(map(has_text, frames)) and json.loads(metadata["AIGC"])["ContentProducer"] == "us"
+
+
+def statement_in(video: Path) -> dict[str, Any]:
+    """The signed manifest that a C2PA reader finds in a video which nobody has changed since."""
+    import c2pa
+
+    with c2pa.Reader(video) as reader:
+        store = json.loads(reader.json())
+    assert store["validation_state"] in ("Valid", "Trusted"), store.get("validation_status")
+    manifest: dict[str, Any] = store["manifests"][store["active_manifest"]]
+    return manifest
+
+
+@pytest.mark.skipif(not can_sign(), reason="the package c2pa-python is not installed")
+async def test_a_server_signs_what_it_saves_for_a_job_and_for_a_prompt(bridge: Bridge) -> None:
+    folder = bridge.orders / "signed"
+    record = await published(bridge, folder, content_credentials=True)  # encoded anew, as it gets a visible mark
+    assert record.error == ""
+    instance = bridge.instances["gpu-1"]
+    async with aiohttp.ClientSession() as session:
+        server = Server(instance.address, Path(instance.base_directory), session)
+        outcome = await server.run(graph_with(server, 1.0, **OF_VIDEO, content_credentials=True))  # copied
+    assert outcome.error == ""
+    for video, frames in ((folder / "out.mp4", 25), (server.saved(outcome), 25)):
+        manifest = statement_in(video)
+        assert manifest["signature_info"]["common_name"] == SIGNER
+        assert "compositeWithTrainedAlgorithmicMedia" in json.dumps(manifest["assertions"])
+        pictures, metadata, _ = seen(video)
+        assert len(pictures) == frames and json.loads(metadata["AIGC"])["Label"] == "1"
+        assert not list(video.parent.glob(".*"))
+        assert b"PRIVATE KEY" not in video.read_bytes()
 
 
 async def test_the_node_is_described_with_a_tooltip_for_every_input(server: Server) -> None:

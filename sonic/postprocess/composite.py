@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadPortrait
 from ..frames import Frame, FrameSource
-from ..prepared import PreparedData
-
-CropBox = tuple[int, int, int, int]
+from ..prepared import Box, PreparedData
 
 FEATHER = 0.125  # of the crop's side
 SHAPE_TOLERANCE = 0.03  # sides were rounded to multiples of 64 and may be rounded again by an upscaler
@@ -34,7 +32,7 @@ class CompositeFrames:
     holds its last one; a picture stays. Memory is that of a few frames.
     """
 
-    def __init__(self, source: FrameSource, background: FrameSource, box: CropBox) -> None:
+    def __init__(self, source: FrameSource, background: FrameSource, box: Box) -> None:
         self.count = source.count
         self.height, self.width = background.height, background.width
         self._source, self._background, self._box = source, background, box
@@ -89,7 +87,7 @@ class CompositeFrames:
         return shift
 
 
-def place_of(prepared: PreparedData, frames: FrameSource, background: FrameSource) -> CropBox:
+def place_of(prepared: PreparedData, frames: FrameSource, background: FrameSource) -> Box:
     """Where the crop of ``prepared`` lies in ``background``, whole pixels within it.
 
     A background of the original's shape and any size has it in the same place. In one of another shape the crop keeps

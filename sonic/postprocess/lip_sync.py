@@ -24,14 +24,13 @@ from ..draft.performance import jaw_opening
 from ..frames import Frame
 from ..inference_mode import small_network
 from ..interruption import Check, no_check
-from ..landmarks import find_faces, fit_mesh_in_each, square_around
+from ..landmarks import LEAST_SCORE, find_faces, fit_mesh_in_each, square_around
 from ..prepared import Face, Sound
 
 RATE = 200  # Hz of the two curves that are compared: steps of 5 ms
 SMOOTHING_S = 0.08  # mouths do not follow loudness more finely
 FOLLOWED_TOGETHER = 4  # frames; a head moves little in so short a time, and the network is quicker
 FOLLOWED_BESIDE = 2  # such groups, on a core each
-LEAST_SCORE = 0.5  # of the mesh
 LONGEST_PAUSE = 8  # frames between two searches in vain, which take seconds each
 SEARCHED_S = 0.25
 CORRECTED_S = 0.2  # more is not drift but the wrong sound

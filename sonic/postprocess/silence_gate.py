@@ -18,7 +18,7 @@ from ..draft.face_geometry import LOWER_INNER, UPPER_INNER, FaceGeometry
 from ..draft.mouth_shapes import MOUTH_SHAPES, mouth_shapes
 from ..frames import Frame, FrameSource
 from ..interruption import Check, no_check
-from ..landmarks import find_faces, fit_mesh, square_around
+from ..landmarks import LEAST_SCORE, find_faces, fit_mesh, square_around
 from ..prepared import Face
 
 HZ = 50  # of the curve that says where nobody speaks
@@ -31,7 +31,6 @@ REST_QUANTILE = 0.05  # of the openings of a clip: the mouth at rest
 NOTICED = 0.004  # of the face's height: an opening above rest that is worth closing
 REACH = 0.75  # of the way from the lip to the chin: below, nothing moves
 UNSEEN = 0.012  # of the face's height: by so much a mouth is more open than the mesh sees it
-LEAST_SCORE = 0.5  # of the mesh, as for lip sync
 
 
 def silence_curve(speech: NDArray[np.float32], fps: float, frames: int) -> NDArray[np.float32]:
@@ -84,7 +83,6 @@ class ClosedMouthFrames:
     ) -> None:
         self.count, self.height, self.width = source.count, source.height, source.width
         self._source, self._face, self._shut, self._at_rest, self._check = source, face, shut, at_rest, check
-        self.changes = bool((shut > 0).any())
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """Frames start..stop-1, each a fresh (H, W, 3) uint8 RGB array."""
@@ -96,7 +94,8 @@ class ClosedMouthFrames:
         # From the first frame's face every time, not from the frame before: any frame can be read on its own.
         face = fit_mesh(frame, square_around(self._face.landmarks))
         if face.score < LEAST_SCORE:
-            face = next(iter(find_faces(frame, self._check)), face)
+            # A small one far from there is not looked for, as every frame of an empty scene would take a second.
+            face = next(iter(find_faces(frame, self._check, grids=())), face)
         return close_mouth(frame, face, shut, self._at_rest) if face.score >= LEAST_SCORE else frame
 
 

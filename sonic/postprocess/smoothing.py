@@ -48,6 +48,12 @@ def smooth(source: FrameSource, method: SmoothingMethod, fps: float, face: Face 
     return source
 
 
+def likeness_by_difference() -> NDArray[np.float32]:
+    """(1, 256) how much a difference of so many levels looks like noise: 1 for none, next to 0 far beyond NOISE."""
+    levels = np.arange(256, dtype=np.float32) / NOISE
+    return np.asarray(np.exp(-(levels**2)).reshape(1, 256), np.float32)
+
+
 class CalmedFrames:
     """A FrameSource: pixels that differ from their neighbours in time as noise does get less of it."""
 
@@ -55,7 +61,7 @@ class CalmedFrames:
         self.count, self.height, self.width = source.count, source.height, source.width
         self._source = source
         self._weight = CALMING * still
-        self._likeness = np.exp(-((np.arange(256, dtype=np.float32) / NOISE) ** 2)).reshape(1, 256)
+        self._likeness = likeness_by_difference()
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """Frames start..stop-1, each a fresh (H, W, 3) uint8 RGB array."""
@@ -97,7 +103,7 @@ class FlowAveragedFrames:
         self._grid = pixel_grid(source.height, source.width)
         small_width, small_height = self._finder.size
         self._small_grid = pixel_grid(small_height, small_width)
-        self._likeness = np.exp(-((np.arange(256, dtype=np.float32) / NOISE) ** 2)).reshape(1, 256)
+        self._likeness = likeness_by_difference()
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """Frames start..stop-1, each a fresh (H, W, 3) uint8 RGB array."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 from server import PromptServer
 
 from . import marked_video, rated_video
+from .saved_file import new_video
 
 
 class SaveAfterFailures:
@@ -47,12 +47,9 @@ class SaveAfterFailures:
             bar.update(1)
         if starts <= failures:
             raise RuntimeError(f"{message} {starts}")
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        path = Path(folder) / f"{name}_{counter:05}_.mp4"
+        path, told = new_video(filename_prefix)
         path.write_bytes(b"not really a video")
-        return {"ui": {"images": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]}}
+        return {"ui": told}
 
 
 class Misbehave:
@@ -187,15 +184,12 @@ class Marks:
 
     def run(self, filename_prefix: str, marks: str, name: str, seconds: float) -> dict[str, Any]:
         began = time.time()
-        folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        path = Path(folder) / f"{stem}_{counter:05}_.mp4"
+        path, told = new_video(filename_prefix)
         path.write_bytes(b"not really a video")
         time.sleep(seconds)
         with Path(marks).open("a") as file:
             file.write(f"{name} {began:.6f} {time.time():.6f}\n")
-        return {"ui": {"images": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]}}
+        return {"ui": told}
 
 
 NODE_CLASS_MAPPINGS = {

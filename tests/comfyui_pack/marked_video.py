@@ -12,9 +12,10 @@ from typing import Any
 
 import av
 import comfy.utils
-import folder_paths
 import numpy as np
 import torch
+
+from .saved_file import new_video
 
 SIZE = 64
 FITS = 512  # a resolution above this runs out of memory
@@ -79,12 +80,9 @@ class MarkedVideo:
                 os._exit(1)
             if behaviour == "stall":
                 ctypes.PyDLL(None).sleep(stall)  # holds Python's lock: no other thread of this server runs
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        path = Path(folder) / f"{name}_{counter:05}_.mp4"
+        path, told = new_video(filename_prefix)
         write_video(path, marker, frames)
-        return {"ui": {"images": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]}}
+        return {"ui": told}
 
 
 def write_video(path: Path, marker: str, frames: int) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-import folder_paths
 import numpy as np
+
+from .saved_file import new_video
 
 PORTRAIT = Path(__file__).resolve().parents[2] / "examples" / "batch" / "close_up.png"
 SIDE, FRAMES = 256, 12
@@ -40,10 +41,7 @@ class RatedVideo:
         if seed >= good_from:
             with av.open(str(PORTRAIT)) as container:
                 picture = next(container.decode(video=0)).to_ndarray(format="rgb24", width=SIDE, height=SIDE)
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        path = Path(folder) / f"{name}_{counter:05}_.mp4"
+        path, told = new_video(filename_prefix)
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=25)
             stream.width = stream.height = SIDE
@@ -51,8 +49,7 @@ class RatedVideo:
             for _ in range(FRAMES):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode(None))
-        entry = {"filename": path.name, "subfolder": subfolder, "type": "output"}
-        return {"ui": {"images": [entry], "sonic": [{"engine": engine}]}}
+        return {"ui": {**told, "sonic": [{"engine": engine}]}}
 
 
 NODE_CLASS_MAPPINGS = {"TEST_Rated": RatedVideo}
