@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from .frames import Frame
-
 from .prepared import Box, Face
 from .visible_label import OWN_FONT
 
