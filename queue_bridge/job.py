@@ -55,6 +55,8 @@ FIELDS = frozenset(
     }
 )
 
+RARE = ("consent_id", "labels", "prompt", "traceparent")  # among what a job says
+
 
 def new_job_id() -> str:
     """A new id such as ``tsk_20261124_7f3a9c0b51de``."""
@@ -110,12 +112,17 @@ class JobSpec:
 
     def asked(self) -> dict[str, Any]:
         """What is kept of it beside id, class, batch and callback, kept on their own; without what is not said."""
-        said = {"image": self.image, "audio": self.audio, "output": self.output, "name": self.name}
-        fields = {**said, "config": dict(self.config), "workflow": self.workflow, "consent_id": self.consent_id}
-        fields |= {"labels": dict(self.labels), "prompt": dict(self.prompt), "traceparent": self.traceparent}
-        if self.workflow == DEFAULT_TEMPLATE:
-            del fields["workflow"]
-        return {name: value for name, value in fields.items() if value}
+        fields: dict[str, Any] = {"image": self.image, "audio": self.audio, "output": self.output, "name": self.name}
+        if not (self.image and self.audio and self.output and self.name):
+            fields = {name: value for name, value in fields.items() if value}
+        if self.config:
+            fields["config"] = dict(self.config)
+        if self.workflow and self.workflow != DEFAULT_TEMPLATE:
+            fields["workflow"] = self.workflow
+        for name in RARE:
+            if value := getattr(self, name):
+                fields[name] = value if isinstance(value, str) else dict(value)
+        return fields
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> JobSpec:

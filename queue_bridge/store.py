@@ -6,10 +6,11 @@ import asyncio
 import json
 import logging
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
 
@@ -18,7 +19,7 @@ from .errors import BacklogFull, JobError, LeaseLost, QueueForbidden, StartStopp
 from .job import CLASS_OF, JobRecord, JobSpec
 from .packed import packed, quickly_packed, short_key
 from .presence import Identity, registration
-from .quick_connection import QuickClient, Script
+from .quick_connection import Ask, QuickClient, Script
 from .redis_connection import answer_to, safe_url
 from .retry import Verdict
 from .scripts import NAMES, Argument, Scripts
@@ -32,7 +33,7 @@ JOBS_A_CALL = 200  # keeps one script under about 5 ms, and fits into a socket's
 Cancelled = Literal["cancelled", "cancelling", "staged", "completed", "failed", "missing"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Submission:
     """One job to be queued. tier: of its resolution; idempotency_key: '' for none."""
 
@@ -42,8 +43,7 @@ class Submission:
     idempotency_key: str = ""
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(NamedTuple):
     """What a submission led to. made: false when the job was there before."""
 
     task_id: str
@@ -107,16 +107,31 @@ class Store:
         whose = (int(again), caller, backlog)
         if len(submissions) <= JOBS_A_CALL:
             return _accepted(submissions, await self._call("submit", *whose, *_submitted(submissions)))
+        if not self._allowed:  # before the first part and the second one ask for themselves
+            await self._check_rights()
         answers: list[Accepted] = []
-        sent: asyncio.Task[list[Any]] | None = None
-        for start in range(0, len(submissions), JOBS_A_CALL):
-            part = submissions[start : start + JOBS_A_CALL]
-            values = _submitted(part)  # while the server is at work on the part before
-            if sent:
-                answers += _accepted(submissions[len(answers) : start], await sent)
-            sent = asyncio.create_task(self._call("submit", *whose, *values))
-            await asyncio.sleep(0)  # so that it is sent
-        return answers + (_accepted(submissions[len(answers) :], await sent) if sent else [])
+        sent: deque[tuple[Sequence[Submission], asyncio.Task[Any]]] = deque()
+
+        async def answered() -> list[Accepted]:
+            part, call = sent.popleft()
+            return _accepted(part, await call)
+
+        async with self._quick.in_order() as ask:
+            try:
+                for start in range(0, len(submissions), JOBS_A_CALL):
+                    part = submissions[start : start + JOBS_A_CALL]
+                    call = self._call("submit", *whose, *_submitted(part), ask=ask)
+                    sent.append((part, asyncio.create_task(call)))
+                    await asyncio.sleep(0)  # so that it is sent, while the server is at work on the part before
+                    if len(sent) > (0 if backlog else 1):  # what a full backlog refuses ends it all
+                        answers += await answered()
+                while sent:
+                    answers += await answered()
+            finally:
+                for _, task in sent:
+                    task.cancel()
+                await asyncio.gather(*(task for _, task in sent), return_exceptions=True)
+        return answers
 
     async def known(self, idempotency_key: str) -> str | None:
         """The job that a submission with this key would find, or None."""
@@ -345,11 +360,11 @@ class Store:
             raise QueueForbidden(f"The queue's server at {at} lets its user do too little; give it the rights {names}.")
         self._allowed = True
 
-    async def _call(self, name: str, *values: Argument) -> Any:
+    async def _call(self, name: str, *values: Argument, ask: Ask | None = None) -> Any:
         if not self._allowed:
             await self._check_rights()
         script, arguments = self._registered[name], self.scripts.arguments(*values)
-        run = self._quick.run(script, self.scripts.routing_key, arguments)
+        run = self._quick.run(script, self.scripts.routing_key, arguments, ask)
         return await answer_to(run, self.settings.url)
 
 

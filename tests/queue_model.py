@@ -127,6 +127,7 @@ class QueueModel:
                 del self.sleepers[sleeper.name]
                 self.handed[sleeper.name] = job.id
                 self._start(job, sleeper.name, sleeper.boot, sleeper.claim_id)
+                job.stage = NOT_BEGUN
                 return True
         return False
 

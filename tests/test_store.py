@@ -447,13 +447,13 @@ async def test_a_new_job_is_not_handed_over_past_one_that_waits(bench: Bench) ->
     assert [(await bench.claim("a")).task_id, (await bench.claim("b")).task_id] == [job.task_id, later]
 
 
-async def test_whoever_dies_with_a_handed_job_gives_it_back(bench: Bench) -> None:
+async def test_whoever_dies_in_its_sleep_gives_a_handed_job_back_as_if_nothing_had_been(bench: Bench) -> None:
     await bench.sleep("a")
     (task_id,) = await bench.submit()
     bench.clock.pass_s(bench.settings.lease_s + 1)
     await bench.register("b", "boot-2", predecessor_is_dead=True)
     job = await bench.claim("b")
-    assert (job.task_id, job.token, job.crashes) == (task_id, 2, 1)
+    assert (job.task_id, job.token, job.attempt, job.crashes) == (task_id, 2, 1, 0)
 
 
 async def test_a_stream_counts_what_waits_and_its_lag_says_so(bench: Bench) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.errors import LeaseLost
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
+from comfyui_sonic.queue_bridge.lease import LeaseKeeper
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.redis_connection import connect
 from comfyui_sonic.queue_bridge.store import Idle, Store, Submission
@@ -54,7 +55,10 @@ class SonicPeer(Peer):
 
 
 class Instance:
-    """One slot. As in worker.py, the next job is claimed while what is left to do of the one before is done."""
+    """One slot. As in worker.py, the next job is claimed while what is left to do of the one before is done.
+
+    As in the bridge, a process of its own says that it lives, and that it has died.
+    """
 
     def __init__(self) -> None:
         self._store = Store(connect(URL), SETTINGS)
@@ -62,11 +66,15 @@ class Instance:
         self._job: JobRecord | None = None
 
     async def run(self) -> None:
-        await self._store.register(self._me)
-        beating = asyncio.create_task(self._beat())
+        joined = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        keeper = LeaseKeeper(SETTINGS, self._me, dict, lambda: loop.call_soon_threadsafe(joined.set))
+        keeper.start()
+        await joined.wait()
+        renewing = asyncio.create_task(self._renew())
         claim_id = new_job_id()
         found = await self._claim(claim_id)
-        while not beating.done():
+        while not renewing.done():
             while isinstance(found, Idle):
                 found = await self._store.sleep(found, IDLE_S) or await self._claim(claim_id)
             self._job = found
@@ -78,10 +86,9 @@ class Instance:
     async def _claim(self, claim_id: str) -> JobRecord | Idle:
         return await self._store.claim(self._me.name, self._me.boot, LANES, claim_id=claim_id, wait_s=IDLE_S)
 
-    async def _beat(self) -> None:
+    async def _renew(self) -> None:
         while True:
             await asyncio.sleep(SETTINGS.heartbeat_s)
-            await self._store.register(self._me)
             with contextlib.suppress(LeaseLost):  # it has completed meanwhile
                 if self._job:
                     await self._store.renew(self._job)

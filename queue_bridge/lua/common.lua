@@ -91,11 +91,14 @@ end
 -- The batch takes its turn behind those that wait already. Whoever sleeps has seen the lane empty, so only the first
 -- that waits wakes anybody.
 local function begin_to_wait(class, lane, batch, count)
-  local stream = QUEUE .. class .. ':' .. lane
-  if redis.call('SADD', LANES, class .. ':' .. lane) == 1 then
+  local stream, first = QUEUE .. class .. ':' .. lane, 1
+  if redis.call('XADD', stream, 'NOMKSTREAM', '*', 'waits', 1) then
+    first = 2
+  else
+    redis.call('SADD', LANES, class .. ':' .. lane)
     redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
   end
-  for _ = 1, count do redis.call('XADD', stream, '*', 'waits', 1) end
+  for _ = first, count do redis.call('XADD', stream, '*', 'waits', 1) end
   local flows = FLOWS .. class .. ':' .. lane
   if redis.call('ZSCORE', flows, batch) then return end
   redis.call('ZADD', flows, redis.call('INCR', TURN), batch)
@@ -313,8 +316,8 @@ local function start(id, job, instance, boot, claim_id, lease_ms)
 end
 
 -- New jobs to the instances that have slept longest, as if each had claimed one when it was made: their answer to the
--- question that they went to sleep with. Nothing else may wait in the lane. jobs: their ids and records in a row.
--- Answers how many of them are no longer there to be claimed.
+-- question that they went to sleep with. Nothing else may wait in the lane. One that has died in its sleep costs the job
+-- no attempt. jobs: their ids and records in a row. Answers how many of them are no longer there to be claimed.
 local function hand_over(class, lane, jobs)
   local sleeping, handed = redis.call('ZRANGE', AWAITING .. lane, 0, -1), 0
   if #sleeping == 0 or redis.call('EXISTS', FLOWS .. class .. ':' .. lane) == 1 then return 0 end
@@ -327,6 +330,7 @@ local function hand_over(class, lane, jobs)
     local serves = claim_id and tonumber(till) > now and string.find(lanes, ' ' .. lane .. ' ', 1, true)
     if serves and redis.call('HEXISTS', DRAINING, instance) == 0 then
       redis.call('HDEL', INSTANCE .. instance, 'awaits')
+      redis.call('HSET', JOB .. id, 'stage', NOT_BEGUN)
       for _, value in ipairs(start(id, {}, instance, boot, claim_id, tonumber(lease_ms))) do fields[#fields + 1] = value end
       redis.call('XADD', HANDED .. instance, '*', 'id', id, unpack(fields))
       redis.call('PEXPIRE', HANDED .. instance, lease_ms)

@@ -26,6 +26,12 @@ local function found(id, once)
   if redis.call('HSETNX', JOB .. id, 'state', 'queued') == 0 then return id, of_job(id, 'state') end
 end
 
+local function add_said(fields, name, value)
+  if value == '' then return end
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
+end
+
 -- One entry for jobs that were submitted together. How all their ids begin is said once.
 local function remember_submitted(made, ids)
   if not made[2] then return redis.call('XADD', SUBMITTED .. caller, '*', 'jobs', ids) end
@@ -78,15 +84,10 @@ while at <= #ARGV do
     else
       place = place + 1
       local fields = { 'class', class, 'lane', lane, 'submitted_ms', time, 'place', place }
-      if batch ~= '' then
-        fields[9], fields[10] = 'batch', batch
-      end
-      for name, value in pairs({ once = once, caller = caller, callback = callback }) do
-        if value ~= '' then
-          fields[#fields + 1] = name
-          fields[#fields + 1] = value
-        end
-      end
+      add_said(fields, 'batch', batch)
+      add_said(fields, 'once', once)
+      add_said(fields, 'caller', caller)
+      add_said(fields, 'callback', callback)
       redis.call('HSET', JOB .. id, unpack(add_pieces(fields, ARGV[at + 2])))
       made[#made + 1] = id
       if #made <= HANDED_MAX then
