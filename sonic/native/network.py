@@ -14,7 +14,8 @@ from .stoppable import stoppable_attention
 
 PUBLISHED_EPS = 1e-6  # of the residual blocks' norms at the levels with attention and on the whole way up
 _OPTION = "sonic"  # in transformer_options
-_MOST_WIDENED = 2**26  # numbers that a feed-forward makes at once; a card is busy with far fewer
+# Numbers that a feed-forward makes at once: a card is busy with far fewer, and a processor takes a tenth of a second.
+_MOST_WIDENED, _MOST_ON_A_PROCESSOR = 2**26, 2**23
 
 
 @dataclass(eq=False)  # compared by identity, as ComfyUI asks whether two branches share it
@@ -99,13 +100,13 @@ class SpeechCrossAttention(CrossAttention):
             folded = query.reshape(branches, -1, query.shape[-1])  # all pixels' frames ask the same few keys
             heard = self._heard(folded, speech.window_tokens, options)
             seen = self.to_v(speech.picture)
-            out = (seen + speech.scale * heard).reshape(query.shape)
+            out = heard.mul_(speech.scale).add_(seen).reshape(query.shape)
         else:
             heard = self._heard(query, speech.tokens, options)
             if speech.mask is not None:
                 height, width = options["activations_shape"][-2:]
-                heard = heard * speech.mask.at(height, width, heard)
-            out = self.to_v(context if value is None else value) + speech.scale * heard
+                heard.mul_(speech.mask.at(height, width, heard))
+            out = heard.mul_(speech.scale).add_(self.to_v(context if value is None else value))
         return self.to_out(out)
 
     def _heard(self, query: Tensor, tokens: Tensor, options: dict[str, Any]) -> Tensor:
@@ -126,7 +127,8 @@ class SlicedFeedForward(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, tokens, C) to the same shape."""
-        rows = max(1, _MOST_WIDENED // (x.shape[1] * self.widened))
+        most = _MOST_ON_A_PROCESSOR if x.device.type == "cpu" else _MOST_WIDENED
+        rows = max(1, most // (x.shape[1] * self.widened))
         if rows >= len(x):
             whole: Tensor = self.net(x)
             return whole

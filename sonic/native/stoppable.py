@@ -21,14 +21,16 @@ Layer = Callable[..., Tensor]
 Piece = tuple[Any, Tensor]  # where it is in the whole, as an index, and what it is
 
 PIECE = 2**32  # multiplications and additions at once: some hundredths of a second on two slow cores
-_NORM = 64  # of them for a number of a norm, which waits for memory instead
+_NORM = 256  # of them for a number of a norm or an activation, which wait for memory instead
+FEW_KEYS = 256  # attention to fewer takes as long as to so many: it waits for memory, too
 _OVERRIDE = "optimized_attention_override"  # what ComfyUI calls in place of its attention, in transformer_options
 
 
 def stoppable(network: Network) -> Network:
     """The same network; interrupting it takes a fraction of a second, wherever it is."""
     for module in network.modules():
-        if next(module.children(), None) is None and next(module.parameters(recurse=False), None) is not None:
+        works = next(module.parameters(recurse=False), None) is not None or isinstance(module, nn.SiLU)
+        if works and next(module.children(), None) is None:
             module.forward = partial(_stoppable_layer, module, module.forward)
         if callable(attention := getattr(module, "optimized_attention", None)):  # of ComfyUI's autoencoders
             module.optimized_attention = partial(_attention_of_pixels, attention)  # type: ignore[assignment]
@@ -97,7 +99,7 @@ def _cost(module: nn.Module, x: Tensor) -> float:
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         of_number = 2.0 * module.out_channels * math.prod(module.kernel_size) / module.groups
         return of_number * x.numel() / math.prod(module.stride)
-    if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+    if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.SiLU):
         return float(_NORM * x.numel())
     return 0.0
 
@@ -110,7 +112,7 @@ def _attention_of_tokens(other: Layer | None, attention: Layer, *inputs: Any, **
     _check()
     q, k, v, heads, *others = inputs
     shaped = others or named.get("mask") is not None or named.get("skip_reshape") or named.get("skip_output_reshape")
-    cost = 4.0 * q.numel() * k.shape[1]
+    cost = 4.0 * q.numel() * (k.shape[1] + FEW_KEYS)
     if shaped or q.device.type != "cpu" or cost <= PIECE:
         return whole(*inputs, **named)
     rows = math.ceil(PIECE / cost * len(q))

@@ -98,7 +98,9 @@ def test_a_feed_forward_in_slices_gives_the_same(native: Any, monkeypatch: pytes
     sliced.net.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
     with torch.inference_mode():
         torch.testing.assert_close(sliced(tokens), expected)
-        monkeypatch.setattr(native.network, "_MOST_WIDENED", 2 * 5 * 128)  # two rows of five tokens, 128 numbers each
+        monkeypatch.setattr(
+            native.network, "_MOST_ON_A_PROCESSOR", 2 * 5 * 128
+        )  # two rows of five tokens, 128 numbers each
         torch.testing.assert_close(sliced(tokens), expected)
     assert rows == [7, 2, 2, 2, 1]
 

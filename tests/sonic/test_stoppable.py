@@ -27,6 +27,7 @@ LAYERS = {
     "pixels over time": (nn.Conv3d(4, 6, (3, 1, 1), padding=(1, 0, 0)), (2, 4, 5, 11, 9)),
     "pictures over time": (nn.Conv3d(4, 6, 3, padding=1), (1, 4, 5, 11, 9)),
     "a norm of groups": (nn.GroupNorm(2, 4), (5, 4, 6, 6)),
+    "an activation": (nn.SiLU(), (5, 4, 6, 6)),
     "a norm of tokens": (nn.LayerNorm(12), (6, 7, 12)),
 }
 
