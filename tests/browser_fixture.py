@@ -135,23 +135,27 @@ class Page:
 
     async def click(self, selector: str) -> None:
         """As a person does: in the middle of what is seen there."""
-        await self.wait(f"document.querySelector({json.dumps(selector)})?.checkVisibility()")
-        x, y = await self.js(
-            f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
-            "one.scrollIntoView({block: 'nearest'}); const box = one.getBoundingClientRect();"
-            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        await self._click(f"document.querySelector({json.dumps(selector)})")
 
     async def button(self, name: str, within: str = "body") -> None:
         """Click the button that is called so."""
         all_of_them = f"document.querySelector({json.dumps(within)})?.querySelectorAll('button, a.button') ?? []"
         called = f"[one.textContent.trim(), one.ariaLabel].includes({json.dumps(name)})"
-        find = f"[...({all_of_them})].find((one) => one.checkVisibility() && !one.disabled && {called})"
-        await self.wait(f"(() => {{ const one = {find}; if (one) one.dataset.clicked = 'next'; return !!one; }})()")
-        await self.click("[data-clicked=next]")
-        await self.js("document.querySelector('[data-clicked=next]')?.removeAttribute('data-clicked')")
+        await self._click(f"[...({all_of_them})].find((one) => one.checkVisibility() && !one.disabled && {called})")
+
+    async def _click(self, found: str) -> None:
+        """found: the element, looked for anew until it is seen, since a page that is live makes others in its place."""
+        where = (
+            f"(() => {{ const one = {found}; if (!one?.checkVisibility()) return null;"
+            "one.scrollIntoView({block: 'nearest'}); const box = one.getBoundingClientRect();"
+            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        before, at = None, await self.wait(where)
+        while at != before:  # it may move while the page is laid out
+            await asyncio.sleep(0.03)
+            before, at = at, await self.wait(where)
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
 
     async def type(self, text: str) -> None:
         await self.call("Input.insertText", text=text)

@@ -60,13 +60,22 @@ class SonicContextHandler(ContextHandlerABC):
             parts = [self.get_resized_cond(branch, x_in, rows) for branch in conds]
             for part in parts:
                 _tell_motion(model, part, rows)
-            outputs = calc_cond_batch(model, parts, x_in[rows], timestep[rows], model_options)
+            outputs = [
+                output
+                for group in _together(parts, x_in.device)
+                for output in calc_cond_batch(model, group, x_in[rows], timestep[rows], model_options)
+            ]
             for result, output in zip(results, outputs, strict=True):
                 result.index_add_(0, rows, output.float())  # a frame may be in a window more than once
             counts.index_add_(0, rows, torch.ones(len(window), device=x_in.device))
         if not all(result.isfinite().all() for result in results):
             raise NotFinite.of(f"In step {step + 1} the video network", model.manual_cast_dtype or model.get_dtype())
         return [result.div_(counts[:, None, None, None]) for result in results]
+
+
+def _together(parts: list[Any], device: torch.device) -> list[list[Any]]:
+    """The branches that ComfyUI may take at once. A processor gains nothing by that, and would need more memory."""
+    return [[part] for part in parts] if device.type == "cpu" else [parts]
 
 
 def _of_window(model_conds: dict[str, Any], frames: int, rows: Tensor) -> dict[str, Any]:
