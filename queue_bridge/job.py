@@ -20,6 +20,7 @@ from .webhook import what_is_wrong_with_url
 
 Priority = Literal["normal", "priority"]
 Value = int | float | str | bool
+PLAIN = (int, float, str)  # the types of a value; true and false are numbers, too
 CLASS_OF: Mapping[str, str] = MappingProxyType({"priority": "priority", "normal": "pending"})
 PRIORITY_OF: Mapping[str, str] = MappingProxyType({name: priority for priority, name in CLASS_OF.items()})
 DEFAULT_TEMPLATE = "portrait_speaks"
@@ -33,6 +34,8 @@ LONGEST_CONSENT_ID = 200
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 MOST_LABELS, LONGEST_LABEL = 16, 256
 SPEC_BYTES = 65_536  # of a job as JSON; lua/common.lua has the same limit. The longest real one is below 2 KB.
+SURELY_SMALL = 4096  # letters, each up to six bytes of JSON, leave room for the longest labels and consent_id
+NUMBER_LETTERS = 32  # of the longest number
 # What a client may write; image_url and audio_url are other names of image and audio.
 FIELDS = frozenset(
     {
@@ -110,6 +113,13 @@ class JobSpec:
         plain = {**self.__dict__, **mappings}
         return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
+    def is_surely_small(self) -> bool:
+        """Whether its JSON cannot be near SPEC_BYTES; found more quickly than its size."""
+        texts = (self.task_id, self.image, self.audio, self.output, self.name, self.workflow, self.batch, self.callback)
+        others = (*self.config, *(value for value in self.config.values() if isinstance(value, str)))
+        letters = sum(map(len, texts)) + sum(map(len, others))
+        return not self.prompt and letters + NUMBER_LETTERS * len(self.config) < SURELY_SMALL
+
     def asked(self) -> dict[str, Any]:
         """What is kept of it beside id, class, batch and callback, kept on their own; without what is not said."""
         fields: dict[str, Any] = {"image": self.image, "audio": self.audio, "output": self.output, "name": self.name}
@@ -127,8 +137,8 @@ class JobSpec:
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> JobSpec:
         """A job as a client wrote it. Raises BadJob with the field at fault."""
-        unknown = sorted(set(fields) - FIELDS)
-        if unknown:
+        if not fields.keys() <= FIELDS:
+            unknown = sorted(set(fields) - FIELDS)
             raise BadJob(unknown[0], f"is no field of a job; the fields are {', '.join(sorted(FIELDS))}.")
         task_id = _text(fields, "task_id", "") or new_job_id()
         _check_no_password(fields)
@@ -140,7 +150,7 @@ class JobSpec:
         if not isinstance(config, Mapping):
             raise BadJob("config", "is no object with the parameters of the template.")
         for name, value in config.items():
-            if not isinstance(value, bool | int | float | str):
+            if not isinstance(value, PLAIN):
                 raise BadJob(f"config.{name}", "is no number, text, true or false.")
             if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
                 raise BadJob(f"config.{name}", "is a larger number than any parameter takes.")
@@ -164,7 +174,8 @@ class JobSpec:
             prompt=_prompt(fields.get("prompt") or {}, raw),
             traceparent=valid_traceparent(_text(fields, "traceparent", "")),
         )
-        _check_size(len(spec.to_json().encode(errors="replace")))
+        if not spec.is_surely_small():
+            _check_size(len(spec.to_json().encode(errors="replace")))
         return spec
 
     @classmethod
@@ -336,10 +347,14 @@ class JobRecord:
     caller: str = ""
 
     @classmethod
-    def from_hash(cls, fields: Mapping[str, str], task_id: str) -> JobRecord:
-        """The record in this job's hash, as lua/*.lua write it. Raises BadJob when somebody else has changed it."""
+    def from_hash(cls, fields: Mapping[str, str], task_id: str, *, just_written: bool = False) -> JobRecord:
+        """The record in this job's hash, as lua/*.lua write it. Raises BadJob when somebody else has changed it.
+
+        just_written: by the step whose answer this is, so that nobody else can have; what it asks for is not looked
+        into again, which an instance that was asleep does slowly.
+        """
         try:
-            return cls._from_hash(fields, task_id)
+            return cls._from_hash(fields, task_id, just_written)
         except KeyError as error:
             raise BadJob(str(error.args[0]), "is missing.") from error
         except (TypeError, ValueError) as error:  # a number or a state
@@ -378,16 +393,16 @@ class JobRecord:
         )
 
     @classmethod
-    def _from_hash(cls, fields: Mapping[str, str], task_id: str) -> JobRecord:
+    def _from_hash(cls, fields: Mapping[str, str], task_id: str, just_written: bool) -> JobRecord:
         document = _document(fields)
         known: dict[str, Any] = {**document, **fields}
         state = State(fields["state"])
-        asked = {name: value for name, value in document.items() if name in FIELDS}
+        asked = document if just_written else {name: one for name, one in document.items() if name in FIELDS}
         job_class = known.get("class", CLASS_OF["normal"])
         if job_class not in PRIORITY_OF:
             raise BadJob("class", f"is none of {', '.join(PRIORITY_OF)}.")
-        asked |= {"task_id": task_id, "priority": PRIORITY_OF[job_class]}
-        asked |= {name: known.get(name, "") for name in ("batch", "callback")}
+        batch, callback = known.get("batch", ""), known.get("callback", "")
+        asked |= {"task_id": task_id, "priority": PRIORITY_OF[job_class], "batch": batch, "callback": callback}
 
         def seconds(name: str) -> float | None:
             return int(known[name]) / 1000 if known.get(name) else None
@@ -406,7 +421,7 @@ class JobRecord:
         return cls(
             task_id=task_id,
             state=state,
-            spec=JobSpec.parse(asked),
+            spec=JobSpec(**asked) if just_written else JobSpec.parse(asked),
             lane=known["lane"],
             job_class=job_class,
             token=int(known.get("token", int(state is State.COMPLETED))),  # lua/common.lua leaves the first one out

@@ -50,7 +50,10 @@ class Keys:
         return self._key("instance:") + name
 
     def claim(self, instance: str) -> str:
-        """String: an instance's last claim and its answer, so that asking again claims nothing more."""
+        """String: an instance's last claim and its answer, so that asking again claims nothing more.
+
+        While it sleeps: that claim, and what it may be handed as its answer.
+        """
         return self._key("claim:") + instance
 
     def awaiting(self, lane: str) -> str:
@@ -58,7 +61,7 @@ class Keys:
         return self._key("awaiting:") + lane
 
     def handed(self, instance: str) -> str:
-        """Stream with expiry: the job that an instance was handed while it slept."""
+        """Stream: the job that an instance was handed while it slept; it goes with the next claim, or the instance."""
         return self._key("handed:") + instance
 
     def batch(self, batch_id: str) -> str:

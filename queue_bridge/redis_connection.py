@@ -151,8 +151,10 @@ async def answer_to(command: Awaitable[Any], url: str) -> Any:
     With a time limit the client waits by asyncio.wait_for, which before Python 3.12 loses a cancellation that comes
     together with the end of what it waits for. So a task that is being cancelled gets no answers any more.
     """
-    with queue_errors(url):
+    try:
         answer = await command
+    except (exceptions.RedisError, OSError) as error:
+        raise as_queue_error(error, url) from error
     task = asyncio.current_task()
     if task and task.cancelling():
         raise asyncio.CancelledError

@@ -7,9 +7,9 @@ import json
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
@@ -97,15 +97,16 @@ class Store:
         return bool((await self._call("register", *values))[0] == "ok")
 
     async def submit(
-        self, submissions: Sequence[Submission], *, again: bool = False, caller: str = "", backlog: int = 0
+        self, submissions: Iterable[Submission], *, again: bool = False, caller: str = "", backlog: int = 0
     ) -> list[Accepted]:
         """Queue jobs, in order; a known idempotency key or id finds the job that is there.
 
+        submissions: of many, the later ones are asked for while the server is at work on those before.
         again: where that job has ended, make another in its place. caller: whose jobs they are, or ''. backlog: so many
         of that caller's may not have ended, or 0 for any number; raises BacklogFull.
         """
         whose = (int(again), caller, backlog)
-        if len(submissions) <= JOBS_A_CALL:
+        if isinstance(submissions, list) and len(submissions) <= JOBS_A_CALL:
             return _accepted(submissions, await self._call("submit", *whose, *_submitted(submissions)))
         if not self._allowed:  # before the first part and the second one ask for themselves
             await self._check_rights()
@@ -118,8 +119,7 @@ class Store:
 
         async with self._quick.in_order() as ask:
             try:
-                for start in range(0, len(submissions), JOBS_A_CALL):
-                    part = submissions[start : start + JOBS_A_CALL]
+                for part in _parts(submissions):
                     call = self._call("submit", *whose, *_submitted(part), ask=ask)
                     sent.append((part, asyncio.create_task(call)))
                     await asyncio.sleep(0)  # so that it is sent, while the server is at work on the part before
@@ -180,11 +180,11 @@ class Store:
             return Idle(answer[1], due_s, instance if wait_ms else "")
         return await self._started(answer[1], answer[2])
 
-    async def _started(self, task_id: str, flat: Sequence[str]) -> JobRecord | Idle:
+    async def _started(self, task_id: str, flat: Sequence[str], *, just_written: bool = False) -> JobRecord | Idle:
         """A job that was started for an instance, from the fields and values of its record in turn."""
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         try:
-            return JobRecord.from_hash(fields, task_id)
+            return JobRecord.from_hash(fields, task_id, just_written=just_written)
         except JobError as error:
             # Written by somebody else, or by another version. It ends here, so that it stops nobody else's job.
             log.warning("job %s cannot be read: %s", task_id, error)
@@ -225,11 +225,11 @@ class Store:
         streams: tuple[str, ...] = (self.keys.wake, idle.wake_id)
         if idle.instance:
             streams = (self.keys.handed(idle.instance), self.keys.wake, "0-0", idle.wake_id)
-        read = self._quick.ask("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams)
+        read = self._quick.await_answer("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams)
         for stream, entries in await answer_to(read, self.settings.url) or ():
             if idle.instance and stream == self.keys.handed(idle.instance):
                 _, task_id, *flat = entries[0][1]
-                started = await self._started(task_id, flat)
+                started = await self._started(task_id, flat, just_written=True)
                 return started if isinstance(started, JobRecord) else None
         return None
 
@@ -366,6 +366,13 @@ class Store:
         script, arguments = self._registered[name], self.scripts.arguments(*values)
         run = self._quick.run(script, self.scripts.routing_key, arguments, ask)
         return await answer_to(run, self.settings.url)
+
+
+def _parts(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:
+    """As many as one call takes."""
+    left = iter(submissions)
+    while part := list(islice(left, JOBS_A_CALL)):
+        yield part
 
 
 def _submitted(submissions: Sequence[Submission]) -> list[Argument]:

@@ -123,7 +123,7 @@ class QueueModel:
             if job.lane not in sleeper.lanes:
                 continue
             sleeper.lanes.discard(job.lane)
-            if sleeper.till_s > self.now_s and sleeper.name not in self.draining:
+            if sleeper.till_s > self.now_s:
                 del self.sleepers[sleeper.name]
                 self.handed[sleeper.name] = job.id
                 self._start(job, sleeper.name, sleeper.boot, sleeper.claim_id)
@@ -140,6 +140,7 @@ class QueueModel:
         if other != boot:
             self.aside.pop(name, None)
             self.sleepers.pop(name, None)
+            self.handed.pop(name, None)
         self.boots[name] = boot
         for job in self.running():
             if job.owner == name and job.boot != boot:
@@ -350,6 +351,7 @@ class QueueModel:
     def drain(self, name: str) -> list[str]:
         """What it runs."""
         self.draining.add(name)
+        self.sleepers.pop(name, None)
         return [job.id for job in self.running() if job.owner == name]
 
     def tend(self) -> int:

@@ -98,3 +98,48 @@ async def test_a_thousand_jobs_in_one_call_keep_their_order_and_find_what_is_the
     accepted = await store.submit(jobs)
     assert [one.task_id for one in accepted] == [one.spec.task_id for one in jobs]
     assert [one.made for one in accepted] == [True] * 300 + [False] * 200 + [True] * 500
+
+
+async def test_who_asks_one_after_the_other_lets_others_run(client: Redis) -> None:
+    quick = QuickClient(client)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    await quick.ask("PING")
+    running = asyncio.create_task(others())
+    until = asyncio.get_running_loop().time() + 0.3
+    while asyncio.get_running_loop().time() < until:
+        await quick.ask("PING")
+    running.cancel()
+    assert turns > 10
+
+
+async def test_others_run_while_an_answer_takes_long(client: Redis) -> None:
+    quick = QuickClient(client)
+    await quick.ask("PING")
+    slow = "local n = 0 while n < 4000000 do n = n + 1 end return 'done'"
+    answer = asyncio.create_task(quick.ask("EVAL", slow, 0))
+    turns = 0
+    while not answer.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert (await answer, turns > 3) == ("done", True)
+
+
+async def test_many_questions_at_once_get_each_its_own_answer(client: Redis) -> None:
+    quick = QuickClient(client)
+    assert await asyncio.gather(*(quick.ask("ECHO", str(number)) for number in range(300))) == [
+        str(number) for number in range(300)
+    ]
+
+
+async def test_many_jobs_may_be_made_while_others_are_sent(store: Store) -> None:
+    jobs = [job() for _ in range(450)]
+    accepted = await store.submit(one for one in jobs)
+    assert [one.task_id for one in accepted] == [one.spec.task_id for one in jobs]
+    assert all(one.made for one in accepted)

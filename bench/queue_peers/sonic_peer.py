@@ -48,14 +48,14 @@ class SonicPeer(Peer):
         await self._store.submit([submission(job, first=first)])
 
     async def put_all(self, jobs: Sequence[dict[str, Any]]) -> None:
-        await self._store.submit([submission(job) for job in jobs])
+        await self._store.submit(submission(job) for job in jobs)
 
     def worker(self, slots: int) -> list[str]:
         return [sys.executable, "-m", __name__]
 
 
 class Instance:
-    """One slot. As in worker.py, the next job is claimed while what is left to do of the one before is done.
+    """One slot. As in worker.py, the next job is claimed and begun while the one before is committed.
 
     As in the bridge, a process of its own says that it lives, and that it has died.
     """
@@ -73,15 +73,18 @@ class Instance:
         await joined.wait()
         renewing = asyncio.create_task(self._renew())
         claim_id = new_job_id()
-        found = await self._claim(claim_id)
+        committing: asyncio.Task[None] | None = None
         while not renewing.done():
+            found = await self._claim(claim_id)
             while isinstance(found, Idle):
                 found = await self._store.sleep(found, IDLE_S) or await self._claim(claim_id)
             self._job = found
             await work_async({name: found.spec.config[name] for name in ("number", "milliseconds")})
-            result = result_of(found, self._me.name)
+            if committing:  # of the job before: no more than one
+                await committing
+            committing = asyncio.create_task(self._store.complete(found, result_of(found, self._me.name)))
+            await asyncio.sleep(0)  # it is sent before the next claim
             claim_id = new_job_id()
-            _, found = await asyncio.gather(self._store.complete(found, result), self._claim(claim_id))
 
     async def _claim(self, claim_id: str) -> JobRecord | Idle:
         return await self._store.claim(self._me.name, self._me.boot, LANES, claim_id=claim_id, wait_s=IDLE_S)

@@ -12,11 +12,12 @@ local PASSED_MAX = 3  -- then whoever comes first takes it, so that nobody's lon
 local LOOK_AT = 32  -- returned jobs of a batch: more than there are instances that set one aside
 local ahead = lease_ms == 0
 
-local known_boot, mine, awaits = unpack(redis.call('HMGET', INSTANCE .. instance, 'boot', 'ahead', 'awaits'))
+local known_boot, mine = unpack(redis.call('HMGET', INSTANCE .. instance, 'boot', 'ahead'))
 if known_boot ~= boot then return { 'unregistered' } end
-if awaits then redis.call('HDEL', INSTANCE .. instance, 'awaits') end
 
-local last_id, last_job, last_token = string.match(redis.call('GET', CLAIM .. instance) or '', '^(%S+) (%S+) (%d+)$')
+local last = redis.call('GET', CLAIM .. instance) or ''
+if string.find(last, AWAITS) then redis.call('DEL', CLAIM .. instance) end
+local last_id, last_job, last_token = string.match(last, '^(%S+) (%S+) (%d+)$')
 if last_id == claim_id then  -- the answer was lost on its way
   local state, token = of_job(last_job, 'state', 'token')
   if state == 'running' and token == last_token then
@@ -147,8 +148,9 @@ end
 -- The instance sleeps now, and may be handed a job of any of its lanes until it asks again.
 local function await_job()
   local till = integer(now + ARGV[10])
+  local awaits = table.concat({ claim_id, '*', boot, ARGV[8], till, unpack(ARGV, 11) }, ' ') .. ' '
   redis.call('DEL', HANDED .. instance)
-  redis.call('HSET', INSTANCE .. instance, 'awaits', table.concat({ claim_id, ARGV[8], till, unpack(ARGV, 11) }, ' ') .. ' ')
+  redis.call('SET', CLAIM .. instance, awaits, 'PX', integer(RETENTION_MS))
   for at = 11, #ARGV do redis.call('ZADD', AWAITING .. ARGV[at], now, instance) end
 end
 
@@ -202,6 +204,7 @@ if not id then
 end
 
 local started = start(id, job, instance, boot, claim_id, lease_ms)
+redis.call('HSET', JOB .. id, unpack(started))
 if job.ahead then
   redis.call('HDEL', JOB .. id, 'ahead', 'ahead_boot', 'passed')
   if mine == id then redis.call('HDEL', INSTANCE .. instance, 'ahead') end

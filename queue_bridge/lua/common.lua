@@ -303,12 +303,20 @@ local function trim_submitted(caller)
   end
 end
 
--- A job runs. job: what its record said. Answers the fields and values that are new in it.
+-- What stands in the place of an instance's last claim while it sleeps: id of that claim, boot id, lease and until when it
+-- waits in ms, the lanes that it serves, each between spaces.
+local AWAITS = '^(%S+) %* (%S+) (%d+) (%d+)( .*)$'
+
+-- It is handed nothing any more.
+local function end_to_await(instance)
+  if string.find(redis.call('GET', CLAIM .. instance) or '', AWAITS) then redis.call('DEL', CLAIM .. instance) end
+end
+
+-- A job runs. job: what its record said. Answers the fields and values that are to be new in it.
 local function start(id, job, instance, boot, claim_id, lease_ms)
   local token, attempt = integer((job.token or 0) + 1), integer((job.attempt or 0) + 1)
   local started = { 'state', 'running', 'token', token, 'attempt', attempt, 'owner', instance, 'boot', boot,
     'started_ms', integer(now) }
-  redis.call('HSET', JOB .. id, unpack(started))
   redis.call('ZADD', LEASES, now + lease_ms, id)
   redis.call('SET', CLAIM .. instance, claim_id .. ' ' .. id .. ' ' .. token, 'PX', integer(RETENTION_MS))
   emit(id, 'running', 'claimed', 'instance', instance, 'attempt', attempt, 'token', token)
@@ -317,23 +325,21 @@ end
 
 -- New jobs to the instances that have slept longest, as if each had claimed one when it was made: their answer to the
 -- question that they went to sleep with. Nothing else may wait in the lane. One that has died in its sleep costs the job
--- no attempt. jobs: their ids and records in a row. Answers how many of them are no longer there to be claimed.
-local function hand_over(class, lane, jobs)
-  local sleeping, handed = redis.call('ZRANGE', AWAITING .. lane, 0, -1), 0
-  if #sleeping == 0 or redis.call('EXISTS', FLOWS .. class .. ':' .. lane) == 1 then return 0 end
-  for _, instance in ipairs(sleeping) do
-    local id, fields = jobs[2 * handed + 1], jobs[2 * handed + 2]
-    if not id then break end
-    redis.call('ZREM', AWAITING .. lane, instance)
-    local boot, awaits = unpack(redis.call('HMGET', INSTANCE .. instance, 'boot', 'awaits'))
-    local claim_id, lease_ms, till, lanes = string.match(awaits or '', '^(%S+) (%d+) (%d+)(.*)$')
-    local serves = claim_id and tonumber(till) > now and string.find(lanes, ' ' .. lane .. ' ', 1, true)
-    if serves and redis.call('HEXISTS', DRAINING, instance) == 0 then
-      redis.call('HDEL', INSTANCE .. instance, 'awaits')
-      redis.call('HSET', JOB .. id, 'stage', NOT_BEGUN)
+-- no attempt. ids, records: of the jobs, in the same order; the records are still to be written. Answers how many of
+-- them are no longer there to be claimed.
+local function hand_over(class, lane, ids, records)
+  if redis.call('EXISTS', FLOWS .. class .. ':' .. lane) == 1 then return 0 end
+  local handed = 0
+  while ids[handed + 1] do
+    local instance = redis.call('ZPOPMIN', AWAITING .. lane)[1]
+    if not instance then break end
+    local id, fields, last = ids[handed + 1], records[handed + 1], redis.call('GET', CLAIM .. instance) or ''
+    local claim_id, boot, lease_ms, till, lanes = string.match(last, AWAITS)
+    if claim_id and tonumber(till) > now and string.find(lanes, ' ' .. lane .. ' ', 1, true) then
       for _, value in ipairs(start(id, {}, instance, boot, claim_id, tonumber(lease_ms))) do fields[#fields + 1] = value end
+      fields[#fields + 1] = 'stage'
+      fields[#fields + 1] = NOT_BEGUN
       redis.call('XADD', HANDED .. instance, '*', 'id', id, unpack(fields))
-      redis.call('PEXPIRE', HANDED .. instance, lease_ms)
       handed = handed + 1
     end
   end
@@ -457,7 +463,7 @@ local function bury(name, boot, but)
 end
 
 local function forget_instance(name)
-  redis.call('DEL', INSTANCE .. name, CLAIM .. name)
+  redis.call('DEL', INSTANCE .. name, CLAIM .. name, HANDED .. name)
   redis.call('SREM', INSTANCES, name)
 end
 

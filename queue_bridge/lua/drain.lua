@@ -10,6 +10,7 @@ if ARGV[6] == '0' then
 end
 if redis.call('EXISTS', INSTANCE .. name) == 0 and redis.call('HEXISTS', DRAINING, name) == 0 then return { 'missing' } end
 redis.call('HSET', DRAINING, name, integer(now + tonumber(ARGV[7])))
+end_to_await(name)
 redis.call('XADD', WISHES, 'MAXLEN', '~', '64', '*', 'instance', name)
 local answer = { 'ok' }
 for _, id in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do

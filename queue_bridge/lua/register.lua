@@ -9,9 +9,13 @@ redis.call('HSET', GRACE, 'lease_ms', ARGV[9])
 spared_until()  -- the first to come after the server's start sees that
 local taken = 0
 if other ~= boot then
-  redis.call('DEL', key)
+  redis.call('DEL', key, HANDED .. name)
+  end_to_await(name)
   for _, gone in ipairs(redis.call('SRANDMEMBER', INSTANCES, 20)) do  -- names that died without a word pile up otherwise
-    if redis.call('EXISTS', INSTANCE .. gone) == 0 then redis.call('SREM', INSTANCES, gone) end
+    if redis.call('EXISTS', INSTANCE .. gone) == 0 then
+      redis.call('SREM', INSTANCES, gone)
+      redis.call('DEL', HANDED .. gone)
+    end
   end
   redis.call('SADD', INSTANCES, name)
   -- Whatever an earlier process of this name ran has died with it.

@@ -4,26 +4,29 @@
 -- {number, id, state} in a row for each job that was there before; all others were made. Or {'full', how many have not
 -- ended}, and none was.
 -- Repeating the call makes nothing twice.
-local HANDED_MAX = 32  -- of one call; more instances than that are seldom asleep
 local again, caller, backlog = ARGV[5] == '1', ARGV[6], tonumber(ARGV[7])
 local time = integer(now)
 local known, number, at = {}, 0, 8
+local new = {}  -- jobs of this call whose records are still to be written
 
--- The job that is there in place of this one, and its state; nothing when this is a new one, whose record is begun then.
+local function state_of(id) return new[id] and 'queued' or of_job(id, 'state') end
+
+-- The job that is there in place of this one, and its state; nothing when this is a new one.
 local function found(id, once)
   if once ~= '' then
     local bucket, field = IDEMPOTENCY .. string.sub(once, 1, BUCKET), string.sub(once, BUCKET + 1)
     if redis.call('HSETNX', bucket, field, id) == 0 then
-      local state = of_job(id, 'state')
+      local state = state_of(id)
       if state then return id, state end
       local other = redis.call('HGET', bucket, field)
-      state = of_job(other, 'state')
+      state = state_of(other)
       local ended = state == 'completed' or state == 'failed' or state == 'cancelled'
       if state and not (again and ended) then return other, state end
       redis.call('HSET', bucket, field, id)
     end
   end
-  if redis.call('HSETNX', JOB .. id, 'state', 'queued') == 0 then return id, of_job(id, 'state') end
+  if new[id] or redis.call('EXISTS', JOB .. id) == 1 then return id, state_of(id) end
+  new[id] = true
 end
 
 local function add_said(fields, name, value)
@@ -83,17 +86,12 @@ while at <= #ARGV do
       known[#known + 1] = state
     else
       place = place + 1
-      local fields = { 'class', class, 'lane', lane, 'submitted_ms', time, 'place', place }
+      local fields = { 'state', 'queued', 'class', class, 'lane', lane, 'submitted_ms', time, 'place', place }
       add_said(fields, 'batch', batch)
       add_said(fields, 'once', once)
       add_said(fields, 'caller', caller)
       add_said(fields, 'callback', callback)
-      redis.call('HSET', JOB .. id, unpack(add_pieces(fields, ARGV[at + 2])))
-      made[#made + 1] = id
-      if #made <= HANDED_MAX then
-        records[#records + 1] = id
-        records[#records + 1] = fields
-      end
+      made[#made + 1], records[#made + 1] = id, add_pieces(fields, ARGV[at + 2])
     end
     number = number + 1
     at = at + 3
@@ -103,7 +101,8 @@ while at <= #ARGV do
     local ids = table.concat(made, ' ')
     remember_submitted(made, ids)
     emit(ids, 'queued', 'submitted')
-    local handed = hand_over(class, lane, records)
+    local handed = hand_over(class, lane, made, records)
+    for one, id in ipairs(made) do redis.call('HSET', JOB .. id, unpack(records[one])) end
     if handed < #made then
       redis.call('RPUSH', WAITING .. class .. ':' .. lane .. ':' .. batch, unpack(made, handed + 1))
       begin_to_wait(class, lane, batch, #made - handed)
