@@ -102,7 +102,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     looks = Looks()
-    stoppable._check = looks  # the place at which ComfyUI's button is looked at
+    stoppable.look = looks  # the place at which ComfyUI's button is looked at
     found = autoencoder(arguments.size, arguments.decoder_frames, looks)
     sys.stderr.write(f"{json.dumps(found)}\n")
     looks.longest_layer_s = 0.0

@@ -10,7 +10,8 @@ from comfy.ldm.modules.attention import CrossAttention, FeedForward, SpatialVide
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, VideoResBlock
 from torch import Tensor
 
-from .stoppable import stoppable_attention
+from . import stoppable
+from .stoppable_operations import StoppableOperations
 
 PUBLISHED_EPS = 1e-6  # of the residual blocks' norms at the levels with attention and on the whole way up
 _OPTION = "sonic"  # in transformer_options
@@ -194,6 +195,7 @@ class SonicUNet(UNetModel):
         frames = kwargs["num_video_frames"]
         speech = SpeechContext.of(sonic_tokens, context, frames, sonic_mask, sonic_scale)
         options = {**(transformer_options or {}), _OPTION: speech}
-        if x.device.type == "cpu":
-            options = stoppable_attention(options)
-        return super()._forward(x, timesteps, context, y, control, options, **kwargs)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super()._forward(x, timesteps, context, y, control, options, **kwargs)
+        with StoppableOperations(stoppable.look):
+            return super()._forward(x, timesteps, context, y, control, stoppable.stoppable_attention(options), **kwargs)

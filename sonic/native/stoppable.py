@@ -42,14 +42,15 @@ def stoppable_attention(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, _OVERRIDE: partial(_attention_of_tokens, options.get(_OVERRIDE))}
 
 
-def _check() -> None:
+def look() -> None:
+    """Raises what ends everything when the user has pressed 'interrupt'."""
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def _stoppable_layer(module: nn.Module, whole: Layer, *inputs: Any, **named: Any) -> Tensor:
     if torch.compiler.is_compiling():  # a compiled network runs as one piece
         return whole(*inputs, **named)
-    _check()
+    look()
     if len(inputs) != 1 or named or not isinstance(inputs[0], Tensor) or inputs[0].device.type != "cpu":
         return whole(*inputs, **named)
     return _by_rows(module, whole, inputs[0])
@@ -65,7 +66,7 @@ def _by_rows(module: nn.Module, whole: Layer, x: Tensor) -> Tensor:
 
     def pieces() -> Iterator[Piece]:
         for start in range(0, x.shape[dim], rows):
-            _check()
+            look()
             part = x.narrow(dim, start, min(rows, x.shape[dim] - start))
             made = whole(part) if isinstance(module, nn.Linear) else _by_rows(module, whole, part)
             yield (slice(None),) * dim + (slice(start, start + rows),), made
@@ -84,7 +85,7 @@ def _by_height(module: nn.Module, whole: Layer, x: Tensor, cost: float) -> Tenso
 
     def pieces() -> Iterator[Piece]:
         for start in range(0, height, rows):
-            _check()
+            look()
             stop, above = min(start + rows, height), max(0, start - edge)
             strip = whole(x[..., above : min(height, stop + edge), :])
             yield (..., slice(start, stop), slice(None)), strip[..., start - above : stop - above, :]
@@ -109,7 +110,7 @@ def _attention_of_tokens(other: Layer | None, attention: Layer, *inputs: Any, **
     whole = partial(other, attention) if other else attention
     if torch.compiler.is_compiling():
         return whole(*inputs, **named)
-    _check()
+    look()
     q, k, v, heads, *others = inputs
     shaped = others or named.get("mask") is not None or named.get("skip_reshape") or named.get("skip_output_reshape")
     cost = 4.0 * q.numel() * (k.shape[1] + FEW_KEYS)
@@ -121,7 +122,7 @@ def _attention_of_tokens(other: Layer | None, attention: Layer, *inputs: Any, **
     def pieces() -> Iterator[Piece]:
         for row in range(0, len(q), rows):
             for token in range(0, q.shape[1], tokens):
-                _check()
+                look()
                 some = slice(row, row + rows)
                 at = some, slice(token, token + tokens)
                 yield at, whole(q[at], k[some], v[some], heads, **named)
@@ -140,7 +141,7 @@ def _attention_of_pixels(attention: Layer, q: Tensor, k: Tensor, v: Tensor) -> T
 
     def pieces() -> Iterator[Piece]:
         for start in range(0, height, rows):
-            _check()
+            look()
             strip = q[:, :, start : start + rows]
             asked = strip.flatten(2).transpose(1, 2)[:, None]
             found = nn.functional.scaled_dot_product_attention(asked, keys, values)

@@ -130,7 +130,17 @@ def recorded(request: pytest.FixtureRequest) -> Recorded:
 @pytest.fixture(scope="session")
 def native(comfy: Any) -> SimpleNamespace:
     """The modules of sonic/native, which cannot be imported without ComfyUI."""
-    from comfyui_sonic.sonic.native import autoencoder, guider, image_encoder, keys, model, network, shapes, stoppable
+    from comfyui_sonic.sonic.native import (
+        autoencoder,
+        guider,
+        image_encoder,
+        keys,
+        model,
+        network,
+        shapes,
+        stoppable,
+        stoppable_operations,
+    )
 
     return SimpleNamespace(
         autoencoder=autoencoder,
@@ -141,6 +151,7 @@ def native(comfy: Any) -> SimpleNamespace:
         network=network,
         shapes=shapes,
         stoppable=stoppable,
+        stoppable_operations=stoppable_operations,
     )
 
 

@@ -54,7 +54,7 @@ def button(native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Button:
     """In place of ComfyUI's, and pieces are tiny."""
     made = Button()
     monkeypatch.setattr(native.stoppable, "PIECE", 2000)
-    monkeypatch.setattr(native.stoppable, "_check", made)
+    monkeypatch.setattr(native.stoppable, "look", made)
     return made
 
 
@@ -107,7 +107,7 @@ def test_the_video_network_in_pieces_makes_the_same_numbers_and_ends_between_any
 ) -> None:
     whole = call(native, unet, recorded, side=16)
     button = Button()
-    monkeypatch.setattr(native.stoppable, "_check", button)
+    monkeypatch.setattr(native.stoppable, "look", button)
     call(native, unet, recorded, side=16)
     of_layers = button.looks
     monkeypatch.setattr(native.stoppable, "PIECE", 2**18)
@@ -131,8 +131,53 @@ def test_the_autoencoder_in_pieces_makes_the_same_numbers(
     latents = torch.randn(3, 4, 8, 16, generator=source)
     encoded, decoded = autoencoder.encode(picture), autoencoder.decode_chunk(latents)
     button = Button()
-    monkeypatch.setattr(native.stoppable, "_check", button)
+    monkeypatch.setattr(native.stoppable, "look", button)
     monkeypatch.setattr(native.stoppable, "PIECE", 2**16)
     assert relative_rms(autoencoder.encode(picture), encoded) < 5e-6
     assert relative_rms(autoencoder.decode_chunk(latents), decoded) < 5e-6
     assert button.looks > 500
+
+
+OPERATIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "a sum": lambda x, y: x + y,
+    "a sum of two layouts": lambda x, y: x + y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+    "a sum with one for each channel": lambda x, y: x + y[:1, :, :1, :1],
+    "a sum with fewer dimensions": lambda x, y: x + y[0],
+    "a weighted sum": lambda x, y: torch.add(x, y, alpha=0.3),
+    "a difference and a product": lambda x, y: (x - y) * y,
+    "a quotient with a number": lambda x, y: x / 3.0,
+    "a blend": lambda x, y: 0.25 * x + (1 - 0.25) * y,
+    "in place": lambda x, y: x.clone().add_(y).mul_(y[:1]),
+    "a copy, laid out anew": lambda x, y: x.permute(0, 2, 3, 1).contiguous(),
+    "a copy of another precision": lambda x, y: x.to(torch.bfloat16),
+    "one behind the other, by channel": lambda x, y: torch.cat([x, y[:, :2]], dim=1),
+    "one behind the other, by row": lambda x, y: torch.cat([x, y[:2]]),
+    "one row only": lambda x, y: x[:1] + y[:1],
+    "enlarged": lambda x, y: nn.functional.interpolate(x, scale_factor=2, mode="nearest"),
+    "what is not known here": lambda x, y: torch.softmax(x, dim=-1),
+}
+
+
+@pytest.mark.parametrize("kind", OPERATIONS)
+def test_an_operation_in_pieces_makes_the_same_numbers_in_the_same_layout(
+    kind: str, native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native.stoppable_operations, "PIECE", 50)
+    looks = Button()
+    x, y = torch.randn(2, 5, 4, 6, 7, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        whole = OPERATIONS[kind](x, y)
+        with native.stoppable_operations.StoppableOperations(looks):
+            pieces = OPERATIONS[kind](x, y)
+    assert torch.equal(pieces, whole)
+    assert (pieces.dtype, pieces.stride()) == (whole.dtype, whole.stride())
+    assert looks.looks > 2 or kind in ("what is not known here", "one behind the other, by row")
+
+
+def test_a_large_operation_ends_at_its_next_piece(native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native.stoppable_operations, "PIECE", 50)
+    button = Button()
+    button.after = 3
+    with pytest.raises(Pressed), native.stoppable_operations.StoppableOperations(button):
+        torch.zeros(20, 20) + 1.0 + torch.ones(20, 20)
+    assert button.looks == 3
