@@ -155,6 +155,8 @@ def test_a_comfyui_of_ones_own_is_started_for_one_video_and_ended(
             "The engine 'sonic' runs inside ComfyUI only; name one that has Sonic's files",
         ),
         (["--comfyui", "/nowhere"], "a.mp3", "There is no ComfyUI in '/nowhere': main.py is missing there."),
+        (["--models", "/nowhere"], "a.mp3", "--models: there is no folder '/nowhere'."),
+        (["--models", "/"], "a.mp3", "--models: are those of a ComfyUI; name it with --comfyui."),
         ([], "gone.mp3", "--audio: there is no file '"),
         (["--resolution", "500"], "a.mp3", "min_resolution: 500 is not a multiple of 64."),
         (["--callback", "https://a/"], "a.mp3", "--callback: belongs to a job in the queue"),
