@@ -397,6 +397,7 @@ class JobRecord:
         document = _document(fields)
         known: dict[str, Any] = {**document, **fields}
         state = State(fields["state"])
+        just_written = just_written and document.keys() <= FIELDS
         asked = document if just_written else {name: one for name, one in document.items() if name in FIELDS}
         job_class = known.get("class", CLASS_OF["normal"])
         if job_class not in PRIORITY_OF:

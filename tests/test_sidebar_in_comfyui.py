@@ -19,6 +19,8 @@ from .test_panel import CONTRAST, NAMED, material
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 TAB = ".sonic-queue"
+IS_DARK = "document.body.classList.contains('dark-theme') || getComputedStyle(document.body).colorScheme === 'dark'"
+BUTTON = '.sonic-queue-tab-button, [data-testid="sonic-queue-tab-button"]'  # of earlier and of later pages
 LOAD_S = 60.0
 RUN_S = 90.0
 
@@ -55,9 +57,9 @@ async def open_tab(page: Page, server: Instance, **settings: Any) -> None:
     ):
         assert answer.status == 200
     await page.open(f"http://{server.address}")
-    await page.wait("!!document.querySelector('.sonic-queue-tab-button') && !!window.app?.graph", LOAD_S)
+    await page.wait(f"!!document.querySelector('{BUTTON}') && !!window.app?.graph", LOAD_S)
     await page.wait("!document.querySelector('.p-blockui-mask, .p-dialog-mask')")
-    await page.click(".sonic-queue-tab-button")
+    await page.click(BUTTON)
     await page.wait(f"!!document.querySelector('{TAB} h2')")
 
 
@@ -161,11 +163,11 @@ async def test_the_tab_speaks_chinese_and_everybody_can_use_it_in_light_and_dark
     await open_tab(page, server, **{"Comfy.Locale": "zh"})
     for text in ("Sonic 队列", "实时", "提交当前工作流", "新建视频", "失败", "重新开始"):
         await page.sees(text, TAB)
-    assert await page.js("document.querySelector('.sonic-queue-tab-button').ariaLabel") == "Sonic 队列"
+    assert await page.js(f"document.querySelector('{BUTTON}').ariaLabel") == "Sonic 队列"
     assert await page.js("import('/api/sonic/queue/page/panel/text.js').then((text) => text.unevenTexts())") == []
     for palette in ("dark", "light"):
         await page.js(f"window.app.extensionManager.setting.set('Comfy.ColorPalette', '{palette}').then(() => 1)")
-        await page.wait(f"document.body.classList.contains('dark-theme') === {json.dumps(palette == 'dark')}")
+        await page.wait(f"({IS_DARK}) === {json.dumps(palette == 'dark')}")
         poor = CONTRAST.replace("'body *'", f"'{TAB} *'")
         assert await page.js(poor) == [], palette
     ours = await page.js(
@@ -189,7 +191,7 @@ async def test_the_tab_speaks_chinese_and_everybody_can_use_it_in_light_and_dark
     assert await page.js("document.activeElement.textContent") == "fails"
     assert await page.js("window.app.graph.nodes.length") == nodes
     # closed, the tab asks for nothing more
-    await page.click(".sonic-queue-tab-button")
+    await page.click(BUTTON)
     await page.wait(f"!document.querySelector('{TAB}')")
     asked = len([one for one in page.requests if "/sonic/queue/" in one])
     await queue.ended(await queue.submit(folder, "passes"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
@@ -397,6 +398,23 @@ async def test_a_handed_job_is_read_once(bench: Bench) -> None:
     again = await bench.sleep("a")
     bench.clock.pass_s(1)
     assert await bench.store.sleep(again, 0.01) is None
+
+
+class NewerSpec(JobSpec):
+    """What another version of this program may submit."""
+
+    def asked(self) -> dict[str, Any]:
+        return {**super().asked(), "colour": "red"}
+
+
+async def test_a_job_of_another_version_is_handed_over_as_it_would_be_claimed(bench: Bench) -> None:
+    specs = [NewerSpec(new_job_id(), "file:///a.png", "file:///a.wav", "file:///a.mp4") for _ in range(2)]
+    idle = await bench.sleep("a")
+    await bench.store.submit([Submission(specs[0], 512)])
+    handed = await bench.store.sleep(idle, 60.0)
+    await bench.store.submit([Submission(specs[1], 512)])
+    claimed = await bench.claim("b")
+    assert handed and replace(handed.spec, task_id="") == replace(claimed.spec, task_id="")
 
 
 async def test_those_who_have_slept_longest_are_handed_jobs_and_the_rest_waits(bench: Bench) -> None:
