@@ -61,6 +61,7 @@ def test_a_comfyui_of_ones_own_is_started_for_one_video_with_models_from_elsewhe
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SONIC_QUEUE_QUALITY", "off")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # small networks lose much with more, where others use the cores
     write_sonic_files(tmp_path / "models")
     flags = ["--comfyui", str(comfyui_path), "--models", str(tmp_path / "models"), "--engine", "sonic", "--json"]
     flags += ["--image", str(EXAMPLES / "close_up.png"), "--audio", str(EXAMPLES / "close_up.mp3")]
