@@ -11,8 +11,8 @@ Left out are
   template, cannot be said in a schema;
 - use_after_free: a task that DELETE has cancelled is still there to be looked at;
 - the streams of events, which last as long as their task, or as somebody listens;
-- forms of which a field is an empty list or object (contract_hooks.py): they are meant as wrong requests, but such a
-  field makes no part of the form, so what arrives is a right one and nobody could refuse it.
+- forms of which a field is an empty list or object, or no text where one belongs (contract_hooks.py): they are meant as
+  wrong requests, but such a field makes no part of the form, or a text like any other, so nobody could refuse it.
 """
 
 from __future__ import annotations

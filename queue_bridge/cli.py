@@ -175,6 +175,8 @@ def _locally(arguments: argparse.Namespace, run_here: Callable[[argparse.Namespa
         from .run_in_comfyui import run_in_comfyui
 
         return run_in_comfyui(arguments, Path(named))
+    if arguments.models:
+        raise BadJob("--models", "are those of a ComfyUI; name it with --comfyui.")
     if run_here is None:
         raise BadJob("--local", "is there in the whole package only; start it as sonic-queue.")
     return run_here(arguments)

@@ -157,6 +157,9 @@ async def answer_to(command: Awaitable[Any], url: str) -> Any:
         raise as_queue_error(error, url) from error
     task = asyncio.current_task()
     if task and task.cancelling():
+        # Raises one that came while this task ran (an answer was waited for on the spot). It would be raised at the
+        # task's next await otherwise, and keep it from tidying up.
+        await asyncio.sleep(0)
         raise asyncio.CancelledError
     return answer
 

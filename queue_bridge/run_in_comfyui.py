@@ -35,8 +35,9 @@ LOOK_S = 0.5
 def run_in_comfyui(arguments: argparse.Namespace, comfyui: Path) -> int:
     """Make the video that the arguments of ``run`` ask for; answers the exit status.
 
-    comfyui: the folder with ComfyUI's main.py, whose models and node packs are used; it is not written to. It runs on
-    the first card, else on the processor. Raises BridgeError when it cannot be started, or there is no video.
+    comfyui: the folder with ComfyUI's main.py, whose node packs are used, and its models unless the arguments name
+    others; it is not written to. It runs on the first card, else on the processor. Raises BridgeError when it cannot be
+    started, or there is no video.
     """
     if arguments.callback:
         raise BadJob("--callback", "needs a queue that goes on; leave it or --local out.")
@@ -45,7 +46,7 @@ def run_in_comfyui(arguments: argparse.Namespace, comfyui: Path) -> int:
     console = console_for(sys.stderr if arguments.json else None)
     with tempfile.TemporaryDirectory(prefix="sonic-run-", ignore_cleanup_errors=True) as folder:
         base, log_file = Path(folder) / "comfyui", Path(f"{folder}.log")
-        lay_out(base, comfyui, comfyui / "models", PACK)
+        lay_out(base, comfyui, arguments.models or comfyui / "models", PACK)
         named = False  # the log, in an error
         try:
             with RedisServer(Path(folder) / "queue", outlives_us=False) as queue:
@@ -88,7 +89,7 @@ async def _make(arguments: argparse.Namespace, url: str, server: Instance) -> in
     store = Store(connect(url), settings)
     view = QueueView(store.client, store.keys, url)
     try:
-        _check_engine(arguments.engine, await _registered(view, server), server.comfyui)
+        _check_engine(arguments, await _registered(view, server), server.comfyui)
         span = NoTracing().start("submit", os.environ.get(PARENT_VARIABLE, ""))
         making = asyncio.create_task(run_one(arguments, store, view, templates, span))
         watching = asyncio.create_task(_until_its_end(server))
@@ -115,12 +116,14 @@ async def _registered(view: QueueView, server: Instance) -> dict[str, Any]:
         raise InstanceError(f"The ComfyUI takes no job: {reason} Its log is {server.log_file}.") from None
 
 
-def _check_engine(engine: str | None, found: dict[str, Any], comfyui: Path) -> None:
+def _check_engine(arguments: argparse.Namespace, found: dict[str, Any], comfyui: Path) -> None:
+    engine = arguments.engine
     if engine in (None, "auto", *found.get("engines", ())):
         return
+    looked = f"--models {arguments.models}" if arguments.models else f"--comfyui {comfyui}"
     raise InstanceError(
-        f"The ComfyUI in '{comfyui}' cannot run the engine '{engine}'; `sonic-queue models --comfyui {comfyui}` says "
-        "which files are missing."
+        f"The ComfyUI in '{comfyui}' cannot run the engine '{engine}'; `sonic-queue models {looked}` says which files "
+        "are missing. --models names a folder of models elsewhere."
     )
 
 

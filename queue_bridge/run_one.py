@@ -62,6 +62,7 @@ def add_run_command(commands: Any, common: argparse.ArgumentParser) -> None:
         "--comfyui", type=Path, metavar="DIR",
         help="with --local: by a ComfyUI that is started for this video (default for --engine sonic: COMFYUI_PATH)",
     )  # fmt: skip
+    run.add_argument("--models", type=Path, metavar="DIR", help="that ComfyUI's models (default: its own)")
 
 
 def _spellings(name: str) -> tuple[str, ...]:
@@ -77,8 +78,11 @@ def _switch(text: str) -> bool:
 
 def check_files(arguments: argparse.Namespace) -> None:
     """Raises BadJob for a file that is not there, before anybody waits for it."""
-    if arguments.comfyui and not arguments.local:
-        raise BadJob("--comfyui", "belongs to --local; the servers of a queue are there already.")
+    for name in ("comfyui", "models"):
+        if getattr(arguments, name) and not arguments.local:
+            raise BadJob(f"--{name}", "belongs to --local; the servers of a queue are there already.")
+    if arguments.models and not arguments.models.is_dir():
+        raise BadJob("--models", f"there is no folder '{arguments.models}'.")
     for name in ("image", "audio"):
         path = str(getattr(arguments, name))
         if "://" not in path and not Path(path).is_file():

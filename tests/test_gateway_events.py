@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comfyui_sonic.queue_bridge.queue_view import QueueView
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
 
@@ -81,9 +82,27 @@ async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(hands: Gate
 async def test_an_event_that_is_no_longer_kept_leads_to_a_snapshot(hands: GatewayHands) -> None:
     task_id = await hands.submit()
     await hands.complete()
-    for last_id in ("1-1", "nonsense"):
+    for last_id in ("1-1", "nonsense", "999999999999999-0"):  # the last is of a database that an older one replaced
         told = await follow(hands, f"/v1/tasks/{task_id}", last_id)
         assert [one.kind for one in told] == ["snapshot", "end"]
+
+
+async def test_an_end_that_the_reader_has_not_read_yet_is_told(
+    hands: GatewayHands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_slow(view: QueueView, after: str, timeout_s: float) -> list[tuple[str, dict[str, str]]]:
+        await asyncio.sleep(timeout_s)
+        return []
+
+    monkeypatch.setattr(QueueView, "entries", is_slow)
+    batch = (await hands.post({"tasks": [hands.task()]}, "/v1/batches")).json
+    task, path_of_batch = f"/v1/tasks/{batch['task_ids'][0]}", f"/v1/batches/{batch['batch_id']}"
+    (seen,) = await follow(hands, task, stop="snapshot")
+    await hands.complete()
+    for path in (task, path_of_batch):
+        told = await follow(hands, path, seen.id)
+        assert [one.data.get("cause") for one in told[:-1]] == ["claimed", "completed"]
+        assert (told[-1].kind, told[-1].id) == ("end", told[-2].id)
 
 
 async def test_many_followers_cost_one_reader(hands: GatewayHands) -> None:

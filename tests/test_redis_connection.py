@@ -368,6 +368,30 @@ def test_every_error_of_the_client_becomes_a_sentence() -> None:
         assert sentence.endswith("."), kind
 
 
+async def test_a_cancellation_that_comes_while_the_task_runs_leaves_it_time_to_tidy_up() -> None:
+    tidied = asyncio.Event()
+
+    async def answered_on_the_spot() -> None:
+        task = asyncio.current_task()
+        assert task
+        task.cancel()  # as the signal of Ctrl-C does, wherever the code is just then
+
+    async def tidy_up() -> None:
+        tidied.set()
+
+    async def work() -> None:
+        try:
+            await answer_to(answered_on_the_spot(), "redis://127.0.0.1:1")
+        except asyncio.CancelledError:
+            await asyncio.create_task(tidy_up())
+            raise
+
+    task = asyncio.create_task(work())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert tidied.is_set()
+
+
 async def test_a_cancellation_is_never_lost_in_a_command(redis_url: str) -> None:
     client = connect(redis_url)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import psutil
 import pytest
 from comfyui_sonic.command import main
 from comfyui_sonic.queue_bridge.config import Settings
@@ -132,20 +131,6 @@ def test_locally_a_video_is_made_without_any_server(
         assert json.loads(video.metadata["sonic"])["settings"]["dynamic_scale"] == 1.3
 
 
-@pytest.mark.slow
-def test_a_comfyui_of_ones_own_is_started_for_one_video_and_ended(
-    folder: Path, comfyui_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ["--comfyui", str(comfyui_path), "--duration", "0.4", "--resolution", "256", "--json"]
-    assert run(folder, *flags, "--output", str(folder / "v.mp4")) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["state"], told["result"]["instance"]) == ("completed", "local")
-    assert told["result"]["output"] == str(folder / "v.mp4")
-    assert (folder / "v.mp4").stat().st_size == told["result"]["bytes"]
-    ours = [one for one in psutil.Process().children(recursive=True) if "main.py" in " ".join(one.cmdline())]
-    assert ours == []
-
-
 @pytest.mark.parametrize(
     ("flags", "audio", "words"),
     [
@@ -155,6 +140,8 @@ def test_a_comfyui_of_ones_own_is_started_for_one_video_and_ended(
             "The engine 'sonic' runs inside ComfyUI only; name one that has Sonic's files",
         ),
         (["--comfyui", "/nowhere"], "a.mp3", "There is no ComfyUI in '/nowhere': main.py is missing there."),
+        (["--models", "/nowhere"], "a.mp3", "--models: there is no folder '/nowhere'."),
+        (["--models", "/"], "a.mp3", "--models: are those of a ComfyUI; name it with --comfyui."),
         ([], "gone.mp3", "--audio: there is no file '"),
         (["--resolution", "500"], "a.mp3", "min_resolution: 500 is not a multiple of 64."),
         (["--callback", "https://a/"], "a.mp3", "--callback: belongs to a job in the queue"),

@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import requests
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from comfyui_sonic.queue_bridge.config import Settings, load_settings
 from comfyui_sonic.queue_bridge.errors import BadJob, BridgeError, ConfigError, FileUnreachable, JobError, ObjectMissing
 from comfyui_sonic.queue_bridge.fetch_limits import Limits
@@ -150,6 +152,18 @@ async def test_a_store_that_cannot_be_used_now_may_be_usable_later(
             await step()
         told_nothing_secret(object_store, raised.value)
     assert not isinstance(raised.value, JobError), "then it would not be tried again"
+
+
+async def test_a_store_of_another_kind_is_not_said_to_be_silent(object_store: ObjectStore) -> None:
+    async def without_etag(request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", without_etag)
+    async with TestServer(app) as server:
+        storage = object_store.storage(endpoint=f"http://127.0.0.1:{server.port}")
+        with pytest.raises(FileUnreachable, match="answers, but not as one of kind s3 does"):
+            await storage.upload(VIDEO, at("s3://videos/a.mp4"), "video/mp4")
 
 
 async def test_keys_are_read_again_after_they_were_refused(object_store: ObjectStore, tmp_path: Path) -> None:

@@ -147,14 +147,18 @@ class EventStream:
                 self.last_id = last_id
                 self._task = asyncio.create_task(self._read())
 
-    async def past(self, task_ids: Collection[str] | None, after: str, most: int) -> list[tuple[str, Event]] | None:
-        """What has happened to these tasks behind an event, up to ``last_id``; None when that is not known any more.
+    async def past(
+        self, task_ids: Collection[str] | None, after: str, most: int, until: str = ""
+    ) -> list[tuple[str, Event]] | None:
+        """What has happened to these tasks behind an event, up to ``until``; None when that is not known any more.
 
-        task_ids: None for all. most: so many events of all tasks are looked at.
+        task_ids: None for all. most: so many events of all tasks are looked at. until: '' for ``last_id``.
         """
-        until, found, seen = self.last_id, [], 0
+        until, found, seen = until or self.last_id, [], 0
         if place_of(after) < place_of(await self._view.first_event()):
             return None
+        if place_of(after) > place_of(await self._view.last_event()):
+            return None  # of a database that has been replaced by an older one
         while place_of(after) < place_of(until):
             entries = await self._view.past_events(after, until)
             if not entries:

@@ -102,8 +102,10 @@ async def task_events(request: web.Request, asked: Asked) -> web.StreamResponse:
         at = gateway.events.last_id
         past = await gateway.events.past({task_id}, seen, LOOKED_BACK) if seen else None
         record = await gateway.view.job(task_id) or found
-        if past == [] and record.state in TERMINAL:  # its end has been told; this ends a browser's coming back
-            return web.Response(status=204)
+        if past == [] and record.state in TERMINAL:
+            past, at = await _up_to_now(gateway, {task_id}, seen)
+            if past == []:  # its end has been told; this ends a browser's coming back
+                return web.Response(status=204)
         line = EventLine(request, gateway.settings.gateway_read_s)
         await line.open()
         for event_id, event in past or ():
@@ -136,7 +138,9 @@ async def batch_events(request: web.Request, asked: Asked) -> web.StreamResponse
         past = await gateway.events.past(set(ids), seen, LOOKED_BACK) if seen else None
         live = await _live(gateway, ids)
         if past == [] and not live:
-            return web.Response(status=204)
+            past, at = await _up_to_now(gateway, set(ids), seen)
+            if past == []:
+                return web.Response(status=204)
         line = EventLine(request, gateway.settings.gateway_read_s)
         await line.open()
         for event_id, event in past or ():
@@ -160,6 +164,12 @@ async def batch_events(request: web.Request, asked: Asked) -> web.StreamResponse
                     live = await _live(gateway, ids)  # some may have been put back
         line.send("end", at, batch_view(batch_id, await gateway.view.batch(batch_id)))
         return await line.close()
+
+
+async def _up_to_now(gateway: Gateway, ids: set[str], seen: str) -> tuple[list[tuple[str, Event]] | None, str]:
+    """What has happened behind an event, and up to which: the end, too, that the reader is about to read."""
+    until = await gateway.view.last_event()
+    return await gateway.events.past(ids, seen, LOOKED_BACK, until), until
 
 
 async def _live(gateway: Gateway, ids: list[str]) -> set[str]:

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+from comfyui_sonic.command import main
 from comfyui_sonic.queue_bridge.instance import Instance, install_pack
 
 from ..bridge_fixture import ROOT, Bridge, environment
@@ -49,3 +51,26 @@ async def test_the_batch_goes_to_the_server_that_announces_sonic(
     assert (orders / "a.mp4").is_file()
     engines = {one["name"]: one["engines"] for one in told["instances"]}
     assert engines == {name: ["draft", "sonic"], **{key: ["draft"] for key in bridge.instances}}
+
+
+def test_a_comfyui_of_ones_own_is_started_for_one_video_with_models_from_elsewhere_and_ended(
+    comfyui_path: Path,
+    tmp_path: Path,
+    write_sonic_files: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SONIC_QUEUE_QUALITY", "off")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # small networks lose much with more, where others use the cores
+    write_sonic_files(tmp_path / "models")
+    flags = ["--comfyui", str(comfyui_path), "--models", str(tmp_path / "models"), "--engine", "sonic", "--json"]
+    flags += ["--image", str(EXAMPLES / "close_up.png"), "--audio", str(EXAMPLES / "close_up.mp3")]
+    flags += ["--duration", "0.4", "--resolution", "256", "--steps", "1", "--no-smooth", "--no-correct-lip"]
+    assert main(["run", "--local", *flags, "--output", str(tmp_path / "v.mp4")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], told["result"]["instance"]) == ("completed", "local")
+    assert told["result"]["report"]["engine"] == "sonic"
+    assert told["result"]["output"] == str(tmp_path / "v.mp4")
+    assert (tmp_path / "v.mp4").stat().st_size == told["result"]["bytes"]
+    ours = [one for one in psutil.Process().children(recursive=True) if "main.py" in " ".join(one.cmdline())]
+    assert ours == []
