@@ -123,6 +123,7 @@ async def run(arguments: argparse.Namespace, folder: Path, url: str) -> dict[str
         "completions": totals.get("completed", 0),  # more than jobs: one was delivered twice
         "videos": len(list(videos.glob("*.mp4"))),
         "killed": killed,
+        "failed": [_told(one) for one in records.values() if one.state is not State.COMPLETED],
         "started_more_than_once": sum(record.attempt > 1 for record in records.values()),
         "seconds_until_the_last_job": round(took_s, 1),
         "by_instance": dict(
@@ -134,6 +135,11 @@ async def run(arguments: argparse.Namespace, folder: Path, url: str) -> dict[str
         "server_starts": sum(one["starts"] for one in state["instances"]),
         "exit_status": status,
     }
+
+
+def _told(record: JobRecord) -> dict[str, Any]:
+    """What a job that has not completed says of itself."""
+    return {"state": str(record.state), "attempt": record.attempt, "error": record.error, "history": [*record.history]}
 
 
 def is_good(found: dict[str, Any]) -> bool:
