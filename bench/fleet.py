@@ -108,7 +108,7 @@ async def run(arguments: argparse.Namespace, folder: Path, url: str) -> dict[str
         deadline = time.monotonic() + END_S + 20 * arguments.instances
         while watch.look()["wanted"] > 1 and time.monotonic() < deadline:
             await asyncio.sleep(LOOK_S)
-        state = watch.look()
+        state, totals = watch.look(), (await view.counts()).totals
         fleet.send_signal(signal.SIGTERM)
         status = await asyncio.to_thread(fleet.wait, END_S)
     finally:
@@ -120,8 +120,10 @@ async def run(arguments: argparse.Namespace, folder: Path, url: str) -> dict[str
         "instances": arguments.instances,
         "jobs": arguments.jobs,
         "states": dict(states),
+        "completions": totals.get("completed", 0),  # more than jobs: one was delivered twice
         "videos": len(list(videos.glob("*.mp4"))),
         "killed": killed,
+        "failed": [_told(one) for one in records.values() if one.state is not State.COMPLETED],
         "started_more_than_once": sum(record.attempt > 1 for record in records.values()),
         "seconds_until_the_last_job": round(took_s, 1),
         "by_instance": dict(
@@ -135,11 +137,16 @@ async def run(arguments: argparse.Namespace, folder: Path, url: str) -> dict[str
     }
 
 
+def _told(record: JobRecord) -> dict[str, Any]:
+    """What a job that has not completed says of itself."""
+    return {"state": str(record.state), "attempt": record.attempt, "error": record.error, "history": [*record.history]}
+
+
 def is_good(found: dict[str, Any]) -> bool:
     jobs, grown = found["jobs"], found["instances"] == 1 or found["most_servers"] > 1
     return (
         found["states"] == {str(State.COMPLETED): jobs}
-        and found["videos"] == jobs
+        and found["completions"] == found["videos"] == jobs
         and (grown, found["servers_at_the_end"], found["exit_status"]) == (True, 1, 0)
     )
 

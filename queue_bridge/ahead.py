@@ -62,7 +62,7 @@ class Ahead:
         self._job: JobRecord | None = None  # with the token that its start will have
         self._task: asyncio.Task[Ready | None] | None = None
         self._fetching: asyncio.Task[dict[str, str]] | None = None
-        self._discarding: set[asyncio.Task[None]] = set()
+        self._discarding: dict[tuple[str, int], asyncio.Task[None]] = {}  # by the start whose files they remove
 
     async def look(self, waits: Callable[[], bool], let_past: Callable[[], object], current: JobRecord) -> None:
         """Keep the next job ready, until this is cancelled.
@@ -90,6 +90,7 @@ class Ahead:
 
     async def take(self, job: JobRecord) -> Ready | None:
         """What has been made ready for this start, which is then the caller's to tidy; None when nothing has."""
+        await self._discarded(job)
         if not self._job or not self._task or (self._job.task_id, self._job.token) != (job.task_id, job.token):
             return None
         task, self._task, self._job = self._task, None, None
@@ -104,7 +105,12 @@ class Ahead:
         with contextlib.suppress(QueueUnavailable):  # then it is free when this instance is gone
             await self._store.let_go(self._identity.name, self._identity.boot)
         if self._discarding:
-            await asyncio.wait(self._discarding)
+            await asyncio.wait(self._discarding.values())
+
+    async def _discarded(self, job: JobRecord) -> None:
+        """Wait until nothing removes the files of this very start any more, as they would lie in the same folder."""
+        if task := self._discarding.get((job.task_id, job.token)):
+            await asyncio.wait({task})
 
     def _make_ready(self, found: JobRecord | None) -> None:
         job = found and replace(found, token=found.token + 1)
@@ -119,9 +125,12 @@ class Ahead:
         if self._task and self._job:
             if self._fetching and self._places.comes_from_afar(self._job.spec):
                 self._fetching.cancel()  # a file nearby is let go on, as a thread cannot be stopped
+            start = (self._job.task_id, self._job.token)
             discarding = asyncio.create_task(self._tidy_after(self._task, self._job))
-            self._discarding.add(discarding)
-            discarding.add_done_callback(self._discarding.discard)
+            self._discarding[start] = discarding
+            discarding.add_done_callback(
+                lambda done: self._discarding.get(start) is done and self._discarding.pop(start)
+            )
         self._job = self._task = None
 
     async def _tidy_after(self, task: asyncio.Task[Ready | None], job: JobRecord) -> None:
@@ -133,6 +142,7 @@ class Ahead:
         try:
             if job.staged is not None:  # there is nothing left to be computed
                 return None
+            await self._discarded(job)
             prompt = prompt_of(job, self._templates, self._store.settings.raw_nodes)
             sources = await self._places.sources(job.spec)
             self._fetching = asyncio.create_task(self._places.fetch(job.spec, job.token))

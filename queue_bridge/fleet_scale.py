@@ -122,7 +122,8 @@ def _more(limits: Limits, waiting: _Waiting, count: int) -> tuple[int, str] | No
     """How many more, and why. At most twice as many at once, as the backlog may be gone before they are up."""
     if waiting.jobs > limits.up_jobs * count:
         enough = math.ceil(waiting.jobs / limits.up_jobs)
-        return max(1, min(enough, 2 * count) - count), f"{waiting.jobs} jobs wait for {count} servers"
+        servers = "1 server" if count == 1 else f"{count} servers"
+        return max(1, min(enough, 2 * count) - count), f"{waiting.jobs} jobs wait for {servers}"
     if waiting.jobs and waiting.oldest_s >= limits.up_age_s:
         return 1, f"a job of resolution {tier_of_lane(waiting.lane)} has waited for {waiting.oldest_s:.0f} s"
     return None

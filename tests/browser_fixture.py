@@ -144,7 +144,16 @@ class Page:
         await self._click(f"[...({all_of_them})].find((one) => one.checkVisibility() && !one.disabled && {called})")
 
     async def _click(self, found: str) -> None:
-        """found: the element, looked for anew until it is seen, since a page that is live makes others in its place."""
+        async with self.pressed(found):
+            pass
+
+    @contextlib.asynccontextmanager
+    async def pressed(self, found: str) -> AsyncIterator[None]:
+        """Hold the mouse down on an element for the time of the block.
+
+        found: an expression of the element, looked for anew until it is seen, since a page that is live makes others
+        in its place.
+        """
         where = (
             f"(() => {{ const one = {found}; if (!one?.checkVisibility()) return null;"
             "one.scrollIntoView({block: 'nearest'}); const box = one.getBoundingClientRect();"
@@ -154,8 +163,10 @@ class Page:
         while at != before:  # it may move while the page is laid out
             await asyncio.sleep(0.03)
             before, at = at, await self.wait(where)
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
+        mouse = {"x": at[0], "y": at[1], "button": "left", "clickCount": 1}
+        await self.call("Input.dispatchMouseEvent", type="mousePressed", **mouse)
+        yield
+        await self.call("Input.dispatchMouseEvent", type="mouseReleased", **mouse)
 
     async def type(self, text: str) -> None:
         await self.call("Input.insertText", text=text)

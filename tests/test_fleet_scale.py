@@ -41,7 +41,7 @@ def test_without_servers_at_all_one_job_starts_one() -> None:
 
 def test_a_long_backlog_adds_at_most_as_many_as_there_are() -> None:
     assert decision(seats(1, 3), jobs(4)) == Decision()
-    assert decision(seats(1, 3), jobs(5)) == Decision(start=("gpu1",), why="5 jobs wait for 1 servers")
+    assert decision(seats(1, 3), jobs(5)) == Decision(start=("gpu1",), why="5 jobs wait for 1 server")
     assert decision(seats(2, 2), jobs(100)).start == ("gpu2", "gpu3")
 
 

@@ -320,6 +320,18 @@ async def test_a_download_ends_when_its_job_is_let_go(desk: Desk, slow_shop: tup
     assert await desk.bench.state(waiting) is State.QUEUED
 
 
+async def test_files_that_were_let_go_are_not_removed_under_the_start_that_fetches_them_anew(desk: Desk) -> None:
+    await desk.submit()
+    async with desk.looking(lambda: len(desk.copies()) == 2):
+        pass
+    desk.ahead._make_ready(None)  # another job was to be next for a moment
+    job = await desk.bench.claim()
+    assert await desk.ahead.take(job) is None
+    files = await desk.ahead._places.fetch(job.spec, job.token)
+    await asyncio.sleep(0.1)
+    assert (desk.files.input_directory / files["image"]).read_bytes() == b"picture"
+
+
 async def test_a_picture_from_the_web_is_fetched_once(desk: Desk, shop: tuple[str, list[str]]) -> None:
     address, asked = shop
     await desk.submit(image=address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import random
@@ -236,6 +237,27 @@ async def test_jobs_are_cancelled_started_again_and_dropped_from_the_dead_letter
     await page.sees("The dead letter is empty")
     tasks = {one["name"]: one["state"] for one in (await hands.get("/v1/tasks")).json["tasks"]}
     assert tasks == {"lost": "queued", "gone": "failed", "waits": "cancelled"}
+
+
+@pytest.mark.parametrize("view", ["dead", "jobs"])
+async def test_a_click_during_which_the_list_changes_does_what_its_button_says(
+    hands: GatewayHands, page: Page, view: str
+) -> None:
+    for name in ("first", "second"):
+        await hands.submit(name=name)
+        await give_up(hands)
+    await page.open(f"{hands.address}/#{view}")
+    await page.wait(row("second"))
+    button = "[...document.querySelectorAll('button')].find((one) => one.ariaLabel === 'Start again: first')"
+    await page.wait(f"{button}?.checkVisibility()")
+    await page.js("document.querySelector('nav a').focus()")  # which it loses by the press, as it mostly is
+    async with page.pressed(button):
+        await hands.submit(name="third")
+        await give_up(hands)
+        await page.wait("document.querySelector('.badge').textContent === '3'")
+        await asyncio.sleep(1.3)  # a list is asked for again after a second
+    await page.sees("first starts again.")
+    await page.wait(row("third"))
 
 
 async def test_a_batch_is_counted_and_cancelled_after_a_question(hands: GatewayHands, page: Page) -> None:

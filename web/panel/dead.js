@@ -1,7 +1,7 @@
 // The dead letter: jobs whose attempts are used up, each with its error.
 
 import { get } from "./api.js";
-import { arrange, button, el, say, show } from "./dom.js";
+import { arrange, button, el, say, show, stillness } from "./dom.js";
 import { taskRow } from "./task_row.js";
 import { t } from "./text.js";
 
@@ -13,6 +13,7 @@ export function dead(page) {
   const rows = new Map();
   let [tasks, last, waits, gone] = [[], 0, false, false];
   const list = el("ol", { class: "rows", "aria-label": t("dead") });
+  const still = stillness(list);
   const empty = el("p", { class: "empty", text: t("deadEmpty"), hidden: true });
   const more = el("p", { class: "quiet", text: t("deadMore", { n: LIMIT }), hidden: true });
   const all = button(t("retryAll"), () => page.retryAll(tasks), { hidden: true });
@@ -24,6 +25,7 @@ export function dead(page) {
     [last, waits] = [Date.now(), false];
     try {
       ({ tasks } = await get(`/v1/dead?limit=${LIMIT}`));
+      await still();
     } catch (problem) {
       if (!gone) page.fail(problem);
       return;

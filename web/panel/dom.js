@@ -34,6 +34,21 @@ export function arrange(list, elements) {
   });
 }
 
+/** Answers a call that waits until nobody holds the pointer down on a list: rows that move meanwhile would lose the click. */
+export function stillness(list) {
+  let released = null;
+  const wait = () => (released = new Promise((free) => {
+    const end = () => {
+      for (const kind of ENDS) removeEventListener(kind, end);
+      setTimeout(free); // after the click
+    };
+    for (const kind of ENDS) addEventListener(kind, end);
+  }));
+  list.addEventListener("pointerdown", wait);
+  return () => released;
+}
+const ENDS = ["pointerup", "pointercancel", "blur"]; // blur: of the window, as none of an element comes up to it
+
 /** A button. kind: "", "primary", "quiet" or "danger". label: for who cannot see beside what it stands. */
 export function button(text, click, { kind = "", label = null, ...props } = {}) {
   return el("button", { type: "button", class: `button ${kind}`, "aria-label": label, on: { click }, ...props }, text);

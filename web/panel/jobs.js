@@ -1,7 +1,7 @@
 // The jobs, page by page, with filters. Only one page is ever here, however many jobs there are.
 
 import { get } from "./api.js";
-import { arrange, button, el, field, say, select, show } from "./dom.js";
+import { arrange, button, el, field, say, select, show, stillness } from "./dom.js";
 import { apply, isStep, taskRow } from "./task_row.js";
 import { number, t } from "./text.js";
 
@@ -19,6 +19,7 @@ export function jobs(page, filters) {
   let [asked, timer, last, stale, gone] = [0, 0, 0, false, false];
 
   const list = el("ol", { class: "rows", "aria-label": t("jobs") });
+  const still = stillness(list);
   const empty = el("p", { class: "empty" });
   const further = button(t("lookFurther"), () => load({ further: true }));
   const pageOf = el("span", { class: "quiet", "aria-live": "polite" });
@@ -70,6 +71,7 @@ export function jobs(page, filters) {
     try {
       for (let request = 0; request < FURTHEST; request += 1) {
         const answer = await get(address(cursor));
+        await still();
         if (mine !== asked || gone) return;
         found.push(...answer.tasks);
         cursor = answer.next;
