@@ -1,28 +1,42 @@
 """How long the engine sonic's networks of published width go on before they look at 'interrupt', on a processor.
 
-    python -m bench.sonic_interrupt [--size 512] [--branches 1] [--decoder-frames 8]
+    python -m bench.sonic_interrupt [--size 512] [--branches 1] [--decoder-frames 8] [--largest]
 
 Prints JSON. Each network runs once with random weights while every look at the button is timed; the longest time
 between two looks is what somebody waits at most. The processor is the worst case: a card is given its layers long
 before it works on them. 'longest_layer_s' is what the wait would be if no layer were left before its end. At 512 it
-needs 12 GB of free memory and some minutes; with all three branches of a step three times as many.
+needs 12 GB of free memory and some minutes; with all three branches of a step three times as many. At 1024 it takes
+half an hour. --largest runs of the video network what has the largest tensors only, in a fifth of the time: at full
+size one block of each width, and the last enlargement.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from comfyui_sonic.sonic.windows import CONTEXT_LENGTH
 from torch import nn
 
-from .sonic_network import DECODE_CHUNK, DOWNSCALE, REAL, Autoencoder, call, decoding_network, make_network, stoppable
+from .sonic_network import (
+    DECODE_CHUNK,
+    DOWNSCALE,
+    REAL,
+    Autoencoder,
+    call,
+    decoding_network,
+    make_network,
+    openaimodel,
+    stoppable,
+)
 
 LATENT_CHANNELS = 4
 
@@ -69,6 +83,34 @@ def measured(run: Callable[[], object], looks: Looks) -> dict[str, Any]:
     }
 
 
+class LargestOnly:
+    """In the place of ComfyUI's way through a block: others than the largest answer nothing but zeros."""
+
+    def __init__(self, size: int) -> None:
+        self._side = size // DOWNSCALE
+        self._through = openaimodel.forward_timestep_embed
+        self._widths = set[int]()  # of the blocks that were run
+
+    def __call__(self, block: nn.Module, x: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        layers = list(block.children())
+        kinds = {type(one) for one in layers}
+        side, width = x.shape[-1], x.shape[1]
+        is_conv = not kinds & {openaimodel.VideoResBlock, openaimodel.Downsample, openaimodel.Upsample}
+        if is_conv or (side == self._side and openaimodel.Downsample not in kinds and width not in self._widths):
+            self._widths |= set() if is_conv else {width}
+            return self._through(block, x, *others, **named)  # type: ignore[no-any-return]
+        channels = next((one.out_channels for one in layers if hasattr(one, "out_channels")), width)
+        if openaimodel.Downsample in kinds:
+            return x.new_zeros(len(x), channels, side // 2, side // 2)
+        made = x.new_zeros(len(x), channels, side, side)
+        if openaimodel.Upsample not in kinds:
+            return made
+        enlarge = next(one for one in layers if isinstance(one, openaimodel.Upsample))
+        if 2 * side == self._side:
+            return enlarge(made)  # type: ignore[no-any-return]
+        return x.new_zeros(len(x), channels, 2 * side, 2 * side)
+
+
 def video_network(size: int, branches: int, looks: Looks) -> dict[str, Any]:
     """One call of the window's frames."""
     network = stoppable.stoppable(make_network(REAL, "ours", "cpu").requires_grad_(False))
@@ -99,6 +141,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=512, help="side of the square picture, in pixels")
     parser.add_argument("--branches", type=int, default=1, help="of guidance, in one call (1 to 3)")
     parser.add_argument("--decoder-frames", type=int, default=DECODE_CHUNK)
+    parser.add_argument("--largest", action="store_true", help="of the video network what has the largest tensors only")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     looks = Looks()
@@ -106,7 +149,9 @@ def main() -> int:
     found = autoencoder(arguments.size, arguments.decoder_frames, looks)
     sys.stderr.write(f"{json.dumps(found)}\n")
     looks.longest_layer_s = 0.0
-    found["a call of the video network"] = video_network(arguments.size, arguments.branches, looks)
+    largest = mock.patch.object(openaimodel, "forward_timestep_embed", LargestOnly(arguments.size))
+    with largest if arguments.largest else contextlib.nullcontext():
+        found["a call of the video network"] = video_network(arguments.size, arguments.branches, looks)
     json.dump({"threads": torch.get_num_threads(), **vars(arguments), **found}, sys.stdout, indent=2)
     return 0
 

@@ -30,6 +30,7 @@ comfy.cli_args.args.use_pytorch_cross_attention = True
 import comfy.model_patcher  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import FeedForward, SpatialVideoTransformer, optimized_attention  # noqa: E402
+from comfy.ldm.modules.diffusionmodules import openaimodel  # noqa: E402,F401
 from comfyui_sonic.sonic.memory import VAE_CHANNELS  # noqa: E402
 from comfyui_sonic.sonic.native import stoppable  # noqa: E402,F401
 from comfyui_sonic.sonic.native.autoencoder import DECODE_CHUNK, Autoencoder, network_of  # noqa: E402,F401

@@ -58,6 +58,7 @@ FIELDS = frozenset(
     }
 )
 
+PLACES = frozenset({"image", "audio", "output"})  # what every job of a template has
 RARE = ("consent_id", "labels", "prompt", "traceparent")  # among what a job says
 
 
@@ -397,7 +398,7 @@ class JobRecord:
         document = _document(fields)
         known: dict[str, Any] = {**document, **fields}
         state = State(fields["state"])
-        just_written = just_written and document.keys() <= FIELDS
+        just_written = just_written and PLACES <= document.keys() <= FIELDS  # or another version's, or a prompt
         asked = document if just_written else {name: one for name, one in document.items() if name in FIELDS}
         job_class = known.get("class", CLASS_OF["normal"])
         if job_class not in PRIORITY_OF:

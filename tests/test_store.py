@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.errors import LeaseLost
-from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, new_job_id
+from comfyui_sonic.queue_bridge.job import FILE, RAW, JobRecord, JobSpec, Priority, new_job_id
 from comfyui_sonic.queue_bridge.packed import short_key
 from comfyui_sonic.queue_bridge.presence import Identity
 from comfyui_sonic.queue_bridge.queue_view import QueueView
@@ -400,6 +400,10 @@ async def test_a_handed_job_is_read_once(bench: Bench) -> None:
     assert await bench.store.sleep(again, 0.01) is None
 
 
+THREE = ("file:///a.png", "file:///a.wav", "file:///a.mp4")
+PROMPT = {"1": {"class_type": "LoadImage", "inputs": {"image": {FILE: "file:///a.png"}}}}
+
+
 class NewerSpec(JobSpec):
     """What another version of this program may submit."""
 
@@ -407,8 +411,18 @@ class NewerSpec(JobSpec):
         return {**super().asked(), "colour": "red"}
 
 
-async def test_a_job_of_another_version_is_handed_over_as_it_would_be_claimed(bench: Bench) -> None:
-    specs = [NewerSpec(new_job_id(), "file:///a.png", "file:///a.wav", "file:///a.mp4") for _ in range(2)]
+SPECS: dict[str, Callable[[str], JobSpec]] = {
+    "as usual": lambda id_: JobSpec(
+        id_, *THREE, config={"seed": 3}, labels={"shop": "7"}, callback="https://a.example/"
+    ),
+    "of another version": lambda id_: NewerSpec(id_, *THREE),
+    "a prompt": lambda id_: JobSpec(id_, "", "", "file:///a.zip", workflow=RAW, prompt=PROMPT),
+}
+
+
+@pytest.mark.parametrize("kind", SPECS)
+async def test_a_job_is_handed_over_as_it_would_be_claimed(bench: Bench, kind: str) -> None:
+    specs = [SPECS[kind](new_job_id()) for _ in range(2)]
     idle = await bench.sleep("a")
     await bench.store.submit([Submission(specs[0], 512)])
     handed = await bench.store.sleep(idle, 60.0)

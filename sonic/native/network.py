@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +12,11 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, VideoResBl
 from torch import Tensor
 
 from . import stoppable
-from .stoppable_operations import StoppableOperations
+from .stoppable_operations import stoppable_operations
 
 PUBLISHED_EPS = 1e-6  # of the residual blocks' norms at the levels with attention and on the whole way up
 _OPTION = "sonic"  # in transformer_options
+_WIDEST = 3  # times as many channels as the first level: where the way down is joined to the way up
 # Numbers that a feed-forward makes at once: a card is busy with far fewer, and a processor takes a tenth of a second.
 _MOST_WIDENED, _MOST_ON_A_PROCESSOR = 2**26, 2**23
 
@@ -195,7 +197,8 @@ class SonicUNet(UNetModel):
         frames = kwargs["num_video_frames"]
         speech = SpeechContext.of(sonic_tokens, context, frames, sonic_mask, sonic_scale)
         options = {**(transformer_options or {}), _OPTION: speech}
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if x.device.type == "cpu":
+            options = stoppable.stoppable_attention(options)
+        widest = _WIDEST * self.model_channels * x.shape[0] * x.shape[-2] * x.shape[-1]
+        with stoppable_operations(self, widest, stoppable.look) if x.device.type == "cpu" else nullcontext():
             return super()._forward(x, timesteps, context, y, control, options, **kwargs)
-        with StoppableOperations(stoppable.look):
-            return super()._forward(x, timesteps, context, y, control, stoppable.stoppable_attention(options), **kwargs)

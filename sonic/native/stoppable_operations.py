@@ -6,11 +6,13 @@ takes a second. Here it is made row by row, in memory that is laid out as torch 
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -28,6 +30,20 @@ _IN_PLACE = (aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Ten
 _COPIES = (aten.clone.default, aten._to_copy.default)
 _OF_COPIES = (aten.contiguous.default, aten.reshape.default, aten.to.dtype)  # or of nothing, by the layout
 _ROW_BY_ROW = (aten.upsample_nearest2d.default, aten.upsample_nearest2d.vec)
+
+
+def stoppable_operations(
+    network: nn.Module, largest: int, check: Callable[[], None]
+) -> contextlib.AbstractContextManager[object]:
+    """For a call of a network whose largest tensor has so many numbers. check: raises what ends it.
+
+    A network of which parts are compiled is left alone: torch compiles nothing in such a block.
+    """
+    if largest <= PIECE or torch.compiler.is_compiling():
+        return contextlib.nullcontext()
+    compiler = sys.modules.get("torch._dynamo")
+    compiled = compiler and any(isinstance(one, compiler.OptimizedModule) for one in network.modules())
+    return contextlib.nullcontext() if compiled else StoppableOperations(check)
 
 
 class StoppableOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
