@@ -1,31 +1,14 @@
-"""The engine sonic's video network at any width and without weights, in our arrangement and in the published one.
-
-ComfyUI is taken from COMFYUI_PATH or from where quickstart.py has put it. It is set to torch's own attention, which is
-what it takes on graphics cards.
-"""
+"""The engine sonic's video network at any width and without weights, in our arrangement and in the published one."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from comfyui_sonic.queue_bridge.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
+from .comfyui_here import import_comfyui
 
-COMFYUI = Path(os.environ.get("COMFYUI_PATH") or Path(__file__).parents[1] / ".quickstart" / "ComfyUI")
-if not (COMFYUI / "main.py").is_file():
-    sys.exit(f"There is no ComfyUI in '{COMFYUI}'; set COMFYUI_PATH or run `python3 quickstart.py` once.")
-make_torchvision_importable()
-make_torchaudio_importable()
-sys.path.append(str(COMFYUI))  # at the end: its "tests" and "utils" must not hide anybody's
-
-import comfy.cli_args  # noqa: E402
-
-comfy.cli_args.args.cpu = True
-comfy.cli_args.args.use_pytorch_cross_attention = True
+import_comfyui()
 
 import comfy.model_patcher  # noqa: E402
 import torch  # noqa: E402
@@ -135,7 +118,7 @@ def call(
 ) -> Tensor:
     """One call for pictures of ``height`` x ``width`` pixels, multiples of 64 -> (branches * frames, 4, h, w).
 
-    scale: of the speech. What goes in is random and the same every time.
+    scale: of the speech. What goes in is random and the same every time. On the device of the network's weights.
     """
     weight = next(network.parameters())
     source = None if weight.is_meta else torch.Generator().manual_seed(0)
@@ -143,7 +126,7 @@ def call(
     def random(*shape: int, dtype: torch.dtype = weight.dtype) -> Tensor:
         if weight.is_meta:
             return torch.empty(shape, dtype=dtype, device="meta")
-        return torch.randn(shape, generator=source).to(dtype)
+        return torch.randn(shape, generator=source).to(weight.device, dtype)
 
     rows = branches * frames
     with torch.inference_mode():

@@ -32,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="instead of those in tests/data: a folder with recorded numbers of the published Sonic (golden.json, "
         "*.safetensors, pictures, sounds); may be given several times",
     )
+    parser.addoption(
+        "--card", action="store_true", help="tests of the engine sonic compute on the graphics card, not the processor"
+    )
 
 
 # What starts servers or takes times runs while nothing else does; the rest of the tests use all cores.

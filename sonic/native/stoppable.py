@@ -1,13 +1,14 @@
 """Interrupting inside a network: one call of a large one takes seconds, and on a processor one layer of it does.
 
-Every layer first looks whether the user has pressed 'interrupt'. A card is given its layers long before it works on
-them, so this is all it needs. On a processor a layer is worked on piece by piece, by rows that know nothing of each
-other, and looks before each piece; the numbers are the same but for the order of a sum.
+Every layer first looks whether the user has pressed 'interrupt'. A card is given its layers before it works on them,
+but only so many ahead that it soon has nothing left to do. On a processor a layer is worked on piece by piece, by rows
+that know nothing of each other, and looks before each piece; the numbers are the same but for the order of a sum.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -23,18 +24,39 @@ Piece = tuple[Any, Tensor]  # where it is in the whole, as an index, and what it
 PIECE = 2**32  # multiplications and additions at once: some hundredths of a second on two slow cores
 _NORM = 256  # of them for a number of a norm or an activation, which wait for memory instead
 FEW_KEYS = 256  # attention to fewer takes as long as to so many: it waits for memory, too
+AHEAD = 32  # layers that a card is given before it works on them; with fewer it waits for the processor at times
 _OVERRIDE = "optimized_attention_override"  # what ComfyUI calls in place of its attention, in transformer_options
 
 
 def stoppable(network: Network) -> Network:
     """The same network; interrupting it takes a fraction of a second, wherever it is."""
+    pace = _Pace()
     for module in network.modules():
         works = next(module.parameters(recurse=False), None) is not None or isinstance(module, nn.SiLU)
         if works and next(module.children(), None) is None:
-            module.forward = partial(_stoppable_layer, module, module.forward)
+            module.forward = partial(_stoppable_layer, module, module.forward, pace)
         if callable(attention := getattr(module, "optimized_attention", None)):  # of ComfyUI's autoencoders
             module.optimized_attention = partial(_attention_of_pixels, attention)  # type: ignore[assignment]
     return network
+
+
+class _Pace:
+    """Keeps the processor from running ahead of the card by more than some layers of a network."""
+
+    def __init__(self) -> None:
+        self._layers = 0
+        self._marks: deque[torch.cuda.Event] = deque()
+
+    def keep(self, device: torch.device) -> None:
+        """Called before each layer; waits until the card has come to the layers of a while ago."""
+        self._layers += 1
+        if self._layers % (AHEAD // 2):
+            return
+        mark = torch.cuda.Event(blocking=True)  # the processor sleeps
+        mark.record(torch.cuda.current_stream(device))
+        self._marks.append(mark)
+        if len(self._marks) > 2:
+            self._marks.popleft().synchronize()
 
 
 def stoppable_attention(options: dict[str, Any]) -> dict[str, Any]:
@@ -47,10 +69,13 @@ def look() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def _stoppable_layer(module: nn.Module, whole: Layer, *inputs: Any, **named: Any) -> Tensor:
+def _stoppable_layer(module: nn.Module, whole: Layer, pace: _Pace, *inputs: Any, **named: Any) -> Tensor:
     if torch.compiler.is_compiling():  # a compiled network runs as one piece
         return whole(*inputs, **named)
     look()
+    if inputs and isinstance(inputs[0], Tensor) and inputs[0].is_cuda:
+        pace.keep(inputs[0].device)
+        return whole(*inputs, **named)
     if len(inputs) != 1 or named or not isinstance(inputs[0], Tensor) or inputs[0].device.type != "cpu":
         return whole(*inputs, **named)
     return _by_rows(module, whole, inputs[0])

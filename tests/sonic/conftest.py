@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comfyui_sonic.bench.sonic_models import as_open_clip
 from comfyui_sonic.queue_bridge.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
 from comfyui_sonic.sonic.audio_encoder import WhisperEncoder
 from comfyui_sonic.sonic.conditioning import AudioProjection, MotionBucketPredictor
@@ -26,8 +27,9 @@ DATA = Path(__file__).parent.parent / "data"
 
 
 @pytest.fixture(scope="session")
-def comfy(comfyui_path: Path) -> Iterator[Any]:
-    """The package ``comfy`` of the ComfyUI under test, set to the CPU as ``--cpu`` does."""
+def comfy(comfyui_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The package ``comfy`` of the ComfyUI under test, set to the CPU as ``--cpu`` does; with --card on the card."""
+    card = bool(request.config.getoption("--card"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small networks gain nothing from more, and lose much where others use the cores
     make_torchvision_importable()
@@ -36,10 +38,11 @@ def comfy(comfyui_path: Path) -> Iterator[Any]:
     try:
         import comfy.cli_args  # reads no command line unless main.py asks it to
 
-        comfy.cli_args.args.cpu = True
+        comfy.cli_args.args.cpu = not card
         import comfy.model_management
 
-        assert comfy.model_management.get_torch_device() == torch.device("cpu")
+        assert comfy.model_management.get_torch_device().type == ("cuda" if card else "cpu")
+        torch.backends.cudnn.allow_tf32 = False  # ten bits of a number's 23: too few to be held against recordings
         yield sys.modules["comfy"]
     finally:
         sys.path.remove(str(comfyui_path))
@@ -167,6 +170,7 @@ def relative_rms() -> Callable[[torch.Tensor, torch.Tensor], float]:
 
     def measure(found: torch.Tensor, expected: torch.Tensor) -> float:
         assert found.shape == expected.shape, f"{tuple(found.shape)} instead of {tuple(expected.shape)}"
+        found, expected = found.cpu(), expected.cpu()
         difference = (found.double() - expected.double()).square().mean().sqrt()
         value = float(difference / expected.double().std())
         log.info("relative RMS %.1e", value)  # seen with --log-cli-level=INFO
@@ -219,37 +223,6 @@ def _for_heads_of_64(key: str, shape: list[int]) -> list[int]:
     return wide
 
 
-def _as_open_clip(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """CLIP's weights by the names of SVD's checkpoint."""
-    names = {
-        "visual_projection.weight": "proj",
-        "vision_model.embeddings.class_embedding": "class_embedding",
-        "vision_model.embeddings.patch_embedding.weight": "conv1.weight",
-        "vision_model.embeddings.position_embedding.weight": "positional_embedding",
-    }
-    parts = {
-        "vision_model.pre_layrnorm": "ln_pre",
-        "vision_model.post_layernorm": "ln_post",
-        "vision_model.encoder.layers": "transformer.resblocks",
-        "layer_norm": "ln_",
-        "self_attn.out_proj": "attn.out_proj",
-        "mlp.fc1": "mlp.c_fc",
-        "mlp.fc2": "mlp.c_proj",
-    }
-    made: dict[str, torch.Tensor] = {}
-    for key, value in weights.items():
-        if ".k_proj." in key or ".v_proj." in key:
-            continue
-        name = names.get(key, key)
-        for old, new in parts.items():
-            name = name.replace(old, new)
-        if ".q_proj." in key:
-            value = torch.cat([weights[key.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")])
-            name = name.replace("self_attn.q_proj.", "attn.in_proj_")
-        made[prefix + name] = value.T.contiguous() if name == "proj" else value
-    return made
-
-
 @pytest.fixture(scope="session")
 def write_sonic_files(native: SimpleNamespace, recorded: Recorded, autoencoder: Any) -> Callable[[Path], None]:
     """Writes small files of the published names and layouts into a ``models`` folder."""
@@ -268,7 +241,7 @@ def write_sonic_files(native: SimpleNamespace, recorded: Recorded, autoencoder: 
         torch.save(rife, sonic / "RIFE" / "flownet.pkl", _use_new_zipfile_serialization=False)
         whisper = {f"model.encoder.{key}": value for key, value in recorded.weights("whisper_encoder").items()}
         save_file(whisper | {"model.decoder.x": torch.zeros(1)}, sonic / "whisper-tiny" / "model.safetensors")
-        svd = _as_open_clip(recorded.weights("clip_vision"), native.image_encoder.PREFIX)
+        svd = as_open_clip(recorded.weights("clip_vision"), native.image_encoder.PREFIX)
         prefix = native.autoencoder.PREFIX
         svd |= {prefix + key: value.contiguous() for key, value in autoencoder.loaded().state_dict().items()}
         svd["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(4)

@@ -103,7 +103,7 @@ def test_every_attention_of_comfyui_fits(name: str, unet: Any, denoise: Denoise,
 def half_loaded(native: Any, recorded: Any, comfy: Any) -> Iterator[Any]:
     """A patcher of which ComfyUI has loaded a part of the weights and moves the rest in layer by layer."""
     patcher = native.model.load_unet(recorded.weights("unet"), "unet.pth", torch.float32, recorded.head_channels)
-    patcher.load(torch.device("cpu"), lowvram_model_memory=patcher.model_size() // 2)
+    patcher.load(patcher.load_device, lowvram_model_memory=patcher.model_size() // 2)
     yield patcher
     patcher.detach()
 
