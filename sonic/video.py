@@ -27,6 +27,9 @@ AAC_BITRATE = 192_000
 MOVFLAGS = (
     "use_metadata_tags+faststart"  # any metadata key is kept; the index comes first, so that players start at once
 )
+# So few pictures are stored in their order, so each is decoded when it is shown. libx265 says otherwise: it learns how
+# far its B-frames delay the decoding from the third picture, and before that takes whatever lies in its memory.
+IN_ORDER = 2
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 PLAIN = Output()
 ADVICE: Mapping[int, str] = MappingProxyType(
@@ -123,7 +126,11 @@ def _encode(
             track.write_until(count / rate)
         if on_frame is not None:
             on_frame(count - 1, frame)
-    container.mux(video.encode(None))
+    last = video.encode(None)
+    if count <= IN_ORDER:
+        for packet in last:
+            packet.dts = packet.pts
+    container.mux(last)
     if track is not None:
         track.finish(count / rate)
     return count

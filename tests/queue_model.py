@@ -402,7 +402,7 @@ class QueueModel:
         job.ahead, job.ahead_boot, job.passed = "", "", 0
 
     def _give_back(self, job: ModelJob, *, counts: bool = True) -> None:
-        if job.stage == NOT_BEGUN or not counts:
+        if not counts:
             job.attempt -= 1
         job.state, job.owner, job.stage, job.returned = "queued", "", "", True
         self._begin_to_wait(job)
@@ -413,7 +413,7 @@ class QueueModel:
             self._finish(job, "cancelled")
             return
         if job.stage == NOT_BEGUN:
-            self._give_back(job)
+            self._give_back(job, counts=False)
             return
         job.crashes += 1
         if job.crashes >= self.crashes_max:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +74,34 @@ def at(events: list[Event], cause: str) -> int:
 
 def crashed_job(history: History) -> str:
     return next(event.job for event in history.events if event.cause == "instance died")
+
+
+def lost_at_first(history: History, *, told: Mapping[str, str], stages: Sequence[str] = (), times: int = 1) -> History:
+    """A job as if its first starts had been lost, none of them counted. told: what else their claims say; stages: of
+    which each of them reports."""
+    job = order_of(history).task_id
+
+    def later(events: list[Event]) -> list[Event]:
+        submitted, *rest = events
+        lost = list[Event]()
+        for token in range(1, times + 1):
+            claimed = {"instance": "gpu-1", "attempt": "1", "token": str(token), **told}
+            lost.append(Event(job, "running", "claimed", submitted.at_ms, claimed))
+            lost += [
+                Event(job, "running", "progress", submitted.at_ms, {"percent": "0", "stage": stage}) for stage in stages
+            ]
+            lost.append(Event(job, "queued", "instance died", submitted.at_ms))
+        moved = [
+            replace(one, fields={**one.fields, "token": str(one.token + times)}) if "token" in one.fields else one
+            for one in rest
+        ]
+        return [submitted, *lost, *moved]
+
+    record = history.records[job]
+    return with_events(with_record(history, job, replace(record, token=record.token + times)), job, later)
+
+
+HANDED = {"handed": "1"}
 
 
 # --- one broken promise each ---
@@ -245,6 +273,28 @@ def a_start_is_not_counted(history: History) -> History:
     return with_record(history, job, replace(history.records[job], attempt=1))
 
 
+@breaks(checker.counters_count_what_happened)
+def a_start_that_its_instance_has_asked_for_is_lost_and_not_counted(history: History) -> History:
+    return lost_at_first(history, told={})
+
+
+@breaks(checker.counters_count_what_happened)
+def a_handed_start_is_lost_after_it_has_begun_and_not_counted(history: History) -> History:
+    return lost_at_first(history, told=HANDED, stages=("Fetch",))
+
+
+@breaks(checker.counters_count_what_happened)
+def a_handed_start_that_is_lost_before_it_has_begun_costs_an_attempt(history: History) -> History:
+    job, lost = order_of(history).task_id, lost_at_first(history, told=HANDED)
+    return with_record(lost, job, replace(lost.records[job], attempt=2))
+
+
+@breaks(checker.counters_count_what_happened)
+def a_handed_start_that_is_lost_before_it_has_begun_costs_a_crash(history: History) -> History:
+    job, lost = order_of(history).task_id, lost_at_first(history, told=HANDED)
+    return with_record(lost, job, replace(lost.records[job], crashes=1))
+
+
 @breaks(checker.budgets_are_kept)
 def a_job_is_tried_more_often_than_is_allowed(history: History) -> History:
     job = order_of(history, "raises always").task_id
@@ -369,6 +419,16 @@ def a_message_is_sent_with_two_contents(history: History) -> History:
 
 def test_a_real_run_breaks_no_rule(recorded: History) -> None:
     assert check(recorded) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "stages"), [(HANDED, ()), (HANDED, ("Waiting",)), ({}, ("Waiting",)), ({}, ("Fetch", "Waiting"))]
+)
+def test_starts_that_are_lost_before_they_have_begun_count_for_nothing(
+    recorded: History, told: Mapping[str, str], stages: Sequence[str]
+) -> None:
+    often = recorded.limits.crashes + 1
+    assert check(lost_at_first(recorded, told=told, stages=stages, times=often)) == []
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

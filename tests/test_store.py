@@ -488,6 +488,29 @@ async def test_whoever_dies_in_its_sleep_gives_a_handed_job_back_as_if_nothing_h
     assert (job.task_id, job.token, job.attempt, job.crashes) == (task_id, 2, 1, 0)
 
 
+async def test_a_handed_job_whose_reports_were_all_lost_counts_as_begun_when_its_owner_says_what_became_of_it(
+    bench: Bench,
+) -> None:
+    idle = await bench.sleep("a")
+    await bench.submit(tier=1024)
+    job = await bench.store.sleep(idle, 60.0)
+    assert job
+    await bench.store.settle(job, Verdict(State.QUEUED, "lower resolution", tier=768), "It is full.", "out of memory")
+    again = await bench.claim("a")
+    assert (again.task_id, again.token, again.attempt, again.lane) == (job.task_id, 2, 2, "768")
+
+
+async def test_the_events_say_which_starts_were_handed_over(bench: Bench) -> None:
+    after = await bench.view.last_event()
+    await bench.submit()
+    asked_for = await bench.claim("b")
+    await bench.sleep("a")
+    (handed,) = await bench.submit()
+    events, _ = await bench.view.events(after, 0.1)
+    told = {event["job"]: event.get("handed") for event in events if event["cause"] == "claimed"}
+    assert told == {asked_for.task_id: None, handed: "1"}
+
+
 async def test_a_stream_counts_what_waits_and_its_lag_says_so(bench: Bench) -> None:
     await bench.submit(5)
     await bench.claim()

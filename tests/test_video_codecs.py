@@ -103,6 +103,36 @@ def test_an_odd_size_and_a_single_frame_are_written(tmp_path: Path, output: Outp
     assert (frame.height, frame.width) == ((68, 98) if output.codec.is_subsampled else (67, 97))
 
 
+WRITE_SHORT_CLIPS = """
+    import sys
+    from pathlib import Path
+
+    import numpy as np
+    from comfyui_sonic.sonic.video import write_mp4
+    from comfyui_sonic.sonic.video_codecs import output_of
+
+    for count in (1, 2, 3):
+        frames = [np.full((64, 96, 3), 80 * index, np.uint8) for index in range(count)]
+        write_mp4(Path(sys.argv[1]) / f"{count}.mp4", frames, 10000, output=output_of("hevc"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this system's memory comes as it is")
+def test_what_lies_in_memory_decides_nothing_about_a_clip_of_one_or_two_pictures(tmp_path: Path) -> None:
+    """glibc fills the memory that it hands out, so what libx265 does not set has a value that no MP4 can hold.
+
+    At so high a rate that value reaches the container as it is; at others it may be too large for FFmpeg to scale it,
+    which then sets another.
+    """
+    script = [sys.executable, "-c", textwrap.dedent(WRITE_SHORT_CLIPS), str(tmp_path)]
+    filled = os.environ | {"MALLOC_PERTURB_": "90"}
+    done = subprocess.run(script, env=filled, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for count in (1, 2, 3):
+        times = [frame.time for frame in decode(tmp_path / f"{count}.mp4")]
+        assert times == pytest.approx([0.0, 1e-4, 2e-4][:count], abs=1e-6)
+
+
 def test_a_higher_crf_makes_a_smaller_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (64, 96, 3)).astype(np.uint8) for _ in range(5)]

@@ -17,7 +17,7 @@ from typing import Literal
 from comfyui_sonic.queue_bridge.scripts import Scripts
 
 CHUNK = 1 << 16
-EVALSHA, XREAD = b"EVALSHA", b"XREAD"
+EVALSHA, XREAD, HANDED = b"EVALSHA", b"XREAD", b":handed:"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Edge:
 COMPLETED, RETRYING, JOB = b"\r\ncompleted\r\n", b"\r\nretrying\r\n", b"$3\r\njob\r\n"
 EDGES = (
     Edge("claimed", "claim", "answered", answer=JOB),
-    Edge("handed over", "", "answered", request=b":handed:", answer=b"\r\nid\r\n"),
+    Edge("handed over", "", "answered", request=HANDED, answer=b"\r\nid\r\n"),
     Edge("running", "progress", "answered"),
     Edge("renewing the lease", "renew", "asked"),
     Edge("laid, not chosen", "stage", "asked"),
@@ -92,7 +92,7 @@ class Link:
     def __init__(self, wire: Wire, owner: str) -> None:
         self.owner = owner
         self.port = 0
-        self.swallow = 0  # so many answers to scripts get lost, each with its connection
+        self.swallow = 0  # so many answers to scripts, and of jobs handed over, get lost, each with its connection
         self._wire = wire
         self._held_until = 0.0
         self._server: asyncio.Server | None = None
@@ -164,7 +164,7 @@ class Link:
             while chunk := await reader.read(CHUNK):
                 await self._wire.meet(self, "answered", passing.request, chunk)
                 await self._wait_while_held()
-                if self.swallow and EVALSHA in passing.request:
+                if self.swallow and (EVALSHA in passing.request or HANDED in passing.request):
                     self.swallow -= 1
                     return
                 writer.write(chunk)

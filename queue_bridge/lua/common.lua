@@ -312,14 +312,15 @@ local function end_to_await(instance)
   if string.find(redis.call('GET', CLAIM .. instance) or '', AWAITS) then redis.call('DEL', CLAIM .. instance) end
 end
 
--- A job runs. job: what its record said. Answers the fields and values that are to be new in it.
-local function start(id, job, instance, boot, claim_id, lease_ms)
+-- A job runs. job: what its record said. Then further fields and values of the event. Answers the fields and values that
+-- are to be new in the record.
+local function start(id, job, instance, boot, claim_id, lease_ms, ...)
   local token, attempt = integer((job.token or 0) + 1), integer((job.attempt or 0) + 1)
   local started = { 'state', 'running', 'token', token, 'attempt', attempt, 'owner', instance, 'boot', boot,
     'started_ms', integer(now) }
   redis.call('ZADD', LEASES, now + lease_ms, id)
   redis.call('SET', CLAIM .. instance, claim_id .. ' ' .. id .. ' ' .. token, 'PX', integer(RETENTION_MS))
-  emit(id, 'running', 'claimed', 'instance', instance, 'attempt', attempt, 'token', token)
+  emit(id, 'running', 'claimed', 'instance', instance, 'attempt', attempt, 'token', token, ...)
   return started
 end
 
@@ -336,7 +337,8 @@ local function hand_over(class, lane, ids, records)
     local id, fields, last = ids[handed + 1], records[handed + 1], redis.call('GET', CLAIM .. instance) or ''
     local claim_id, boot, lease_ms, till, lanes = string.match(last, AWAITS)
     if claim_id and tonumber(till) > now and string.find(lanes, ' ' .. lane .. ' ', 1, true) then
-      for _, value in ipairs(start(id, {}, instance, boot, claim_id, tonumber(lease_ms))) do fields[#fields + 1] = value end
+      local started = start(id, {}, instance, boot, claim_id, tonumber(lease_ms), 'handed', 1)
+      for _, value in ipairs(started) do fields[#fields + 1] = value end
       fields[#fields + 1] = 'stage'
       fields[#fields + 1] = NOT_BEGUN
       redis.call('XADD', HANDED .. instance, '*', 'id', id, unpack(fields))
@@ -398,12 +400,14 @@ local function wait_again(id, job)
   begin_to_wait(job.class, job.lane, batch, 1)
 end
 
--- Back into its lane. A start that was taken back, or whose prompt still waited for its turn, counts for nothing.
+-- Back into its lane. A start that was taken back, or that was lost before its prompt began, counts for nothing. What an
+-- owner says of its own start counts, whether or not its reports have come through.
 local function give_back(id, key, cause)
   local _, job = read_job(id)
   local why = spoilt(job)
   if why then return refuse(id, key, why) end
-  if job.stage == NOT_BEGUN or cause == 'drained' or cause == 'given back' then redis.pcall('HINCRBY', key, 'attempt', -1) end
+  local lost = cause == 'instance died' and job.stage == NOT_BEGUN
+  if lost or cause == 'drained' or cause == 'given back' then redis.pcall('HINCRBY', key, 'attempt', -1) end
   redis.call('HSET', key, 'state', 'queued', 'owner', '', 'stage', '')
   wait_again(id, job)
   emit(id, 'queued', cause)
