@@ -1,8 +1,8 @@
 """The process that renews a lease: a loop of its own, with a connection of its own, beside the server.
 
-It is told the state, a line of JSON each time it changes: settings, what the instance says of itself, the jobs it holds,
-or these alone. It answers with lines: what is to be logged, that it has joined, that a job is lost. It renews for a
-parent that runs, not for one that is stopped, and when the parent has ended it says so in the queue and ends. Its
+It is told the state, a line of JSON each time it changes: settings, what the instance says of itself and the jobs it
+holds, or these alone. It answers with lines: what is to be logged, that it has joined, that a job is lost. It renews
+for a parent that runs, not for one that is stopped, and when the parent has ended it says so in the queue and ends. Its
 connection has a name: when that is gone from the server's list, the others know that both of them ended at once.
 """
 
