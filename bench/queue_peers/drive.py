@@ -213,7 +213,7 @@ async def crash(peer: Peer) -> dict[str, Any]:
 
 
 def long_job(*, blocks: bool) -> Row:
-    """One long job under a short lease, two workers, and short jobs beside it until a further start would be over."""
+    """One long job under a short lease, two workers, and short jobs beside it until a lease after its end."""
     name = "blocking" if blocks else "long"
 
     async def row(peer: Peer) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def long_job(*, blocks: bool) -> Row:
             await ready(peer, marks, 2)
             began = await peer.put(payload(0, round(LONG_S * 1000), blocks=blocks))
             number = 0
-            while time.monotonic() - began < LONG_S + 2 * LEASE_S:
+            while time.monotonic() - began < LONG_S + LEASE_S:
                 await asyncio.sleep(min(5.0, LEASE_S))
                 number += 1
                 await peer.put(payload(number, 5))
