@@ -6,7 +6,7 @@ lease means. This side tells it what to keep, and hears when the queue says that
 not answer says nothing of the kind: the work goes on, and whether it counts is decided by the token at its commit.
 
 What is held is told before ``hold`` returns, with one short write that never waits, so that a node which lets no thread
-run from its first moment is provided for. Everything else is told by a thread, and gathered: jobs may be short.
+run from its first moment is provided for. Everything else is told by a thread, or along with that: jobs may be short.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger("sonic.lease")
 SCRIPT = Path(__file__).with_name("keep_lease.py")
 LEAVE_S = 5.0  # for giving a job back at the end of the process
 PAUSE_S = 1.0  # before a keeper that has ended twice in a row is started again
-GATHER_S = 0.05  # what changes meanwhile is told together
+GATHER_S = 0.05  # the thread tells no more often
 NEW_PROCESS_GROUP = 0x00000200  # subprocess.CREATE_NEW_PROCESS_GROUP, which exists on Windows only
 
 
@@ -112,10 +112,9 @@ class LeaseKeeper:
         self._tell_at_once()
 
     def drop(self, job: JobRecord) -> None:
-        """Renew this one no more."""
+        """Renew this one no more; told with whatever is told next, at the latest at the next heartbeat."""
         with self._lock:
             self._held.pop(_start_of(job), None)
-        self._changed.set()
 
     def leave(self) -> None:
         """Stop; give back what is still held, without its counting as a failure. For the end of the process."""

@@ -30,7 +30,7 @@ from .presence import Identity, connection_name, lives, registration
 from .redis_connection import SOCKET_TIMEOUT_S, as_queue_error, connect_sync
 from .scripts import Argument, Scripts
 
-GATHER_S = 0.02  # what the parent says meanwhile is read together
+GATHER_S = 0.05  # what the parent says meanwhile is read together
 TICK_S = 0.2  # how soon a parent's end or halt is seen
 LOOK_S = 0.5  # how often somebody looks for connections that are gone
 MISSED_S = 1.0  # a connection that is away for so long does not come back by itself
