@@ -192,9 +192,9 @@ class LeaseKeeper:
     def _tell_at_once(self) -> None:
         """Tell what is held, now; when that cannot be, the thread does."""
         process, told = self._process, False
-        with self._pipe, contextlib.suppress(OSError):
+        with self._pipe, contextlib.suppress(OSError):  # it has ended: another one is told all
             if process and process is self._told:
-                told = self._write(process, {"held": self._list_of_held()})
+                told = self._write(process, self._list_of_held())
         if not told:
             self._changed.set()
 
@@ -234,7 +234,7 @@ class LeaseKeeper:
             except OSError:  # another one is told
                 return True
 
-    def _write(self, process: subprocess.Popen[bytes], message: Mapping[str, Any]) -> bool:
+    def _write(self, process: subprocess.Popen[bytes], message: Mapping[str, Any] | Sequence[Any]) -> bool:
         """Whether all of it is in the pipe. Never waits for room: a process that is stopped makes none."""
         if not self._sent_all(process):
             return False

@@ -1,14 +1,15 @@
 """The process that renews a lease: a loop of its own, with a connection of its own, beside the server.
 
 It is told the state, a line of JSON each time it changes: settings, what the instance says of itself and the jobs it
-holds, or these alone. It answers with lines: what is to be logged, that it has joined, that a job is lost. It renews
-for a parent that runs, not for one that is stopped, and when the parent has ended it says so in the queue and ends. Its
-connection has a name: when that is gone from the server's list, the others know that both of them ended at once.
+holds, or the list of these alone. It answers with lines: what is to be logged, that it has joined, that a job is lost.
+It renews for a parent that runs, not for one that is stopped, and when the parent has ended it says so in the queue and
+ends. Its connection has a name: when that is gone from the server's list, the others know that both ended at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -271,8 +272,10 @@ def main() -> int:
         with open(0, "rb", buffering=0, closefd=False) as pipe:  # sys.stdin would be waited for at our end
             while piece := pipe.read(65536):
                 *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    inbox.put(json.loads(line))
+                for line, following in itertools.pairwise([*lines, b""]):
+                    if not (line[:1] == following[:1] == b"["):  # else the jobs that are held are others by now
+                        said = json.loads(line)
+                        inbox.put({"held": said} if isinstance(said, list) else said)
                 time.sleep(GATHER_S)
         inbox.put(None)
 
