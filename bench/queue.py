@@ -1,12 +1,15 @@
 """How fast, how small and how safe the queue is, beside other job queues on the same server in the same run.
 
-    python -m bench.queue [--peers sonic,floor,celery] [--rows enqueue,at_once] [--python arq=/path/python] [--long]
+    python -m bench.queue [--peers sonic,floor,celery] [--rows enqueue,at_once] [--python arq=/path/python]
+                          [--long-job 130 [--blocking]]
 
 Every row of every queue gets a fresh database: Valkey or Redis on TCP, appendonly, fsync every second. Jobs are JSON of
 about 1 KB and do nothing, or sleep. Each queue has the settings with which it loses nothing, with a lease of 10 s where
-it has one. ``floor`` is a bare stream, which no queue on Redis can beat. Queues that are not installed are left out
-with a sentence: ``pip install -e ".[bench]"``; arq, which needs an older redis-py, in an environment of its own that
-``--python arq=...`` names; BullMQ with ``npm install bullmq ioredis`` in a folder that BENCH_NODE_MODULES names.
+it has one. ``floor`` is a bare stream, which no queue on Redis can beat. ``--long-job`` adds a row that says how often
+a job that takes so long is started: it awaits, or with ``--blocking`` lets nothing else run in its thread meanwhile.
+Queues that are not installed are left out with a sentence: ``pip install -e ".[bench]"``; arq, which needs an older
+redis-py, in an environment of its own that ``--python arq=...`` names; BullMQ with ``npm install bullmq ioredis`` in a
+folder that BENCH_NODE_MODULES names.
 Prints JSON.
 """
 
@@ -32,6 +35,7 @@ from redis.exceptions import RedisError
 
 PEERS = ("sonic", "floor", "celery", "arq", "taskiq", "streaq", "saq", "dramatiq", "rq", "bullmq")
 ROWS = ("enqueue", "at_once", "drain_1", "drain_4", "pick_up", "priority", "crash")
+ONCE = ("crash", "long", "blocking")
 ROW_LIMIT_S = 240
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,17 +74,21 @@ def await_answer(url: str) -> None:
     raise TimeoutError(f"The database at {url} does not answer.")
 
 
-def measured(peer: str, row: str, python: str, folder: Path) -> dict[str, Any]:
-    """One row of one queue; {"skipped": why} when it cannot be measured."""
+def measured(peer: str, row: str, python: str, folder: Path, long_s: float) -> dict[str, Any]:
+    """One row of one queue; {"skipped": why} when it cannot be measured. long_s: of the long job."""
+    limit_s = ROW_LIMIT_S + long_s
     with database(folder) as url:
-        environment = {**os.environ, "BENCH_URL": url, "BENCH_MARKS": str(folder / "marks")}
+        environment = {
+            **os.environ,
+            "BENCH_URL": url,
+            "BENCH_MARKS": str(folder / "marks"),
+            "BENCH_LONG_S": str(long_s),
+        }
         command = [python, "-m", "bench.queue_peers.drive", peer, row]
         try:
-            done = subprocess.run(
-                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=ROW_LIMIT_S
-            )
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit_s)
         except subprocess.TimeoutExpired:
-            return {"skipped": f"{row} took more than {ROW_LIMIT_S} s"}
+            return {"skipped": f"{row} took more than {limit_s:g} s"}
     if done.returncode:
         return {"skipped": f"{row}: {(done.stderr.strip().splitlines() or ['it ended without a word'])[-1]}"}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -98,7 +106,9 @@ def why_not(peer: str, python: str) -> str | None:
     return None
 
 
-def measure(peers: list[str], rows: list[str], pythons: Mapping[str, str], repeats: int) -> dict[str, Any]:
+def measure(
+    peers: list[str], rows: list[str], pythons: Mapping[str, str], repeats: int, long_s: float
+) -> dict[str, Any]:
     """All rows of all queues, the queues in turn within each row, so that they meet the same weather."""
     found: dict[str, Any] = {}
     for peer in peers:
@@ -110,8 +120,8 @@ def measure(peers: list[str], rows: list[str], pythons: Mapping[str, str], repea
         for row in rows:
             for peer in [one for one in peers if "skipped" not in found[one]]:
                 runs = [
-                    measured(peer, row, pythons.get(peer, sys.executable), Path(folder) / f"{peer}-{row}-{number}")
-                    for number in range(repeats if row not in ("crash", "long") else 1)
+                    measured(peer, row, pythons.get(peer, sys.executable), Path(folder) / f"{peer}-{row}-{run}", long_s)
+                    for run in range(repeats if row not in ONCE else 1)
                 ]
                 found[peer] |= middle(runs)
                 sys.stderr.write(f"{peer} {row}: {json.dumps(middle(runs))}\n")
@@ -136,11 +146,16 @@ def main() -> int:
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="the Python of one queue")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each row, of which the median counts")
-    parser.add_argument("--long", action="store_true", help="also a job of 40 s under a lease of 10 s")
+    parser.add_argument("--long-job", type=float, default=0.0, metavar="SECONDS", help="also a job that takes so long")
+    parser.add_argument("--blocking", action="store_true", help="which lets nothing else run in its thread")
     arguments = parser.parse_args()
-    rows = [*arguments.rows.split(","), *(["long"] if arguments.long else [])]
+    rows = [row for row in arguments.rows.split(",") if row]
+    if arguments.long_job:
+        rows.append("blocking" if arguments.blocking else "long")
+    elif arguments.blocking:
+        parser.error("--blocking is a way of the long job: say how long with --long-job SECONDS.")
     pythons = dict(one.split("=", 1) for one in arguments.python)
-    found = measure(arguments.peers.split(","), rows, pythons, arguments.repeats)
+    found = measure(arguments.peers.split(","), rows, pythons, arguments.repeats, arguments.long_job)
     json.dump(found, sys.stdout, indent=2)
     sys.stdout.write("\n")
     return 0

@@ -4,6 +4,9 @@ A node may block the event loop, or hold Python's lock in C for minutes; a threa
 process of its own (lease_process.py) renews it, for as long as this process lives and is not stopped: that is what a
 lease means. This side tells it what to keep, and hears when the queue says that the job is another's. A queue that does
 not answer says nothing of the kind: the work goes on, and whether it counts is decided by the token at its commit.
+
+What is held is told before ``hold`` returns, with one short write that never waits, so that a node which lets no thread
+run from its first moment is provided for. Everything else is told by a thread, or along with that: jobs may be short.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +38,7 @@ log = logging.getLogger("sonic.lease")
 SCRIPT = Path(__file__).with_name("keep_lease.py")
 LEAVE_S = 5.0  # for giving a job back at the end of the process
 PAUSE_S = 1.0  # before a keeper that has ended twice in a row is started again
+GATHER_S = 0.05  # the thread tells no more often
 NEW_PROCESS_GROUP = 0x00000200  # subprocess.CREATE_NEW_PROCESS_GROUP, which exists on Windows only
 
 
@@ -67,7 +72,9 @@ class LeaseKeeper:
         self._changed = threading.Event()
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
-        self._sent: tuple[int, str] = (0, "")
+        self._pipe = threading.Lock()  # to the process; what goes into it is in the order of what has happened
+        self._told: subprocess.Popen[bytes] | None = None  # the process that knows more than what is held
+        self._unsent = b""  # of a line that the pipe had no room for
         self._hearing = threading.Thread(target=self._hear, name="sonic_lease_hears", daemon=True)
         self._telling = threading.Thread(target=self._tell, name="sonic_lease_tells", daemon=True)
 
@@ -85,7 +92,7 @@ class LeaseKeeper:
         """Renew this job's lease from now on. lost: called from a thread, once, when it is no longer ours."""
         with self._lock:
             self._held[_start_of(job)] = _Held(job, lost)
-        self._changed.set()
+        self._tell_at_once()
 
     def fuse(self, job: JobRecord, seconds: float, failure: Sequence[Argument], sentence: str, *, end_us: bool) -> None:
         """For a server that cannot even look at a clock: after so long this job, if it is held, ends as a failure.
@@ -102,13 +109,12 @@ class LeaseKeeper:
         with self._lock:
             if held := self._held.get(_start_of(job)):
                 held.fuse = fuse
-        self._changed.set()
+        self._tell_at_once()
 
     def drop(self, job: JobRecord) -> None:
-        """Renew this one no more."""
+        """Renew this one no more; told with whatever is told next, at the latest at the next heartbeat."""
         with self._lock:
             self._held.pop(_start_of(job), None)
-        self._changed.set()
 
     def leave(self) -> None:
         """Stop; give back what is still held, without its counting as a failure. For the end of the process."""
@@ -158,6 +164,9 @@ class LeaseKeeper:
         )
         command = [sys.executable, "-u", str(SCRIPT)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own)
+        assert process.stdin
+        with contextlib.suppress(AttributeError):  # on Windows before Python 3.12
+            os.set_blocking(process.stdin.fileno(), False)
         self._process = process
         self._changed.set()
         return process
@@ -180,52 +189,84 @@ class LeaseKeeper:
 
     # --- what it is told --------------------------------------------------------------------------------------------
 
+    def _tell_at_once(self) -> None:
+        """Tell what is held, now; when that cannot be, the thread does."""
+        process, told = self._process, False
+        with self._pipe, contextlib.suppress(OSError):  # it has ended: another one is told all
+            if process and process is self._told:
+                told = self._write(process, self._list_of_held())
+        if not told:
+            self._changed.set()
+
     def _tell(self) -> None:
-        """Tell the process the whole state whenever it has changed, so that a new one knows all, too."""
+        """Tell the process the whole state now and then, and when it has changed, so that a new one knows all, too."""
         while True:
             self._changed.wait(self._settings.heartbeat_s)
             self._changed.clear()
-            process = self._process
-            if process is None:
-                if self._stopping.is_set():
-                    return
-                continue
-            state = json.dumps(self._state())
-            if self._sent != (process.pid, state):
-                assert process.stdin
-                with contextlib.suppress(OSError, ValueError):  # it has ended: another one is told
-                    process.stdin.write(state.encode() + b"\n")
-                    process.stdin.flush()
-                    self._sent = (process.pid, state)
-            if self._stopping.is_set():
+            process, leaving = self._process, self._stopping.is_set()
+            if process and not self._tell_all(process, leaving=leaving):
+                self._changed.set()
+            elif leaving:
                 return
+            time.sleep(GATHER_S)
 
-    def _state(self) -> dict[str, Any]:
-        if not self._stopping.is_set():
+    def _tell_all(self, process: subprocess.Popen[bytes], *, leaving: bool) -> bool:
+        """False when there was no room for it. A process that has ended needs no telling."""
+        if not leaving:
             try:
                 self._described = dict(self._describe())
             except Exception as error:  # noqa: BLE001  # a broken card cannot even be asked for its memory
                 log.debug("what the instance says of itself: %r", error)
+        with self._pipe:
+            if process is not self._told:
+                self._told, self._unsent = process, b""
+            # The address with its password goes this way, since everybody may read a command line.
+            state = {
+                "settings": _plain(self._settings),
+                "identity": dataclasses.asdict(self._identity),
+                "parent": os.getpid(),
+                "described": self._described,
+                "held": self._list_of_held(leaving=leaving),
+                "leave": leaving,
+            }
+            try:
+                return self._write(process, state)
+            except OSError:  # another one is told
+                return True
+
+    def _write(self, process: subprocess.Popen[bytes], message: Mapping[str, Any] | Sequence[Any]) -> bool:
+        """Whether all of it is in the pipe. Never waits for room: a process that is stopped makes none."""
+        if not self._sent_all(process):
+            return False
+        self._unsent = json.dumps(message).encode() + b"\n"
+        return self._sent_all(process)
+
+    def _sent_all(self, process: subprocess.Popen[bytes]) -> bool:
+        assert process.stdin
+        while self._unsent:
+            try:
+                count = os.write(process.stdin.fileno(), self._unsent)
+            except BlockingIOError:
+                return False
+            if not count:
+                return False
+            self._unsent = self._unsent[count:]
+        return True
+
+    def _list_of_held(self, *, leaving: bool = False) -> list[dict[str, Any]]:
         with self._lock:
-            held = [_described(one) for one in self._held.values()]
-        # The address with its password goes this way, since everybody may read a command line.
-        return {
-            "settings": _plain(self._settings),
-            "identity": dataclasses.asdict(self._identity),
-            "parent": os.getpid(),
-            "described": self._described,
-            "held": held,
-            "leave": self._stopping.is_set(),
-        }
+            return [_described(one, leaving=leaving) for one in self._held.values()]
 
 
 def _start_of(job: JobRecord) -> _Start:
     return job.task_id, job.token
 
 
-def _described(held: _Held) -> dict[str, Any]:
-    given_back = settlement(held.job, Verdict(State.QUEUED, "given back"), "", "", "")
-    return {"job": held.job.task_id, "token": held.job.token, "given_back": given_back, "fuse": held.fuse}
+def _described(held: _Held, *, leaving: bool) -> dict[str, Any]:
+    one = {"job": held.job.task_id, "token": held.job.token, "fuse": held.fuse}
+    if leaving:
+        one["given_back"] = settlement(held.job, Verdict(State.QUEUED, "given back"), "", "", "")
+    return one
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

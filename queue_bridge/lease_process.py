@@ -1,14 +1,15 @@
 """The process that renews a lease: a loop of its own, with a connection of its own, beside the server.
 
-It is told the whole state, a line of JSON each time it changes: settings, what the instance says of itself, the jobs it
-holds. It answers with lines: what is to be logged, that it has joined, that a job is lost. It renews for a parent that
-runs, not for one that is stopped, and when the parent has ended it says so in the queue and ends. Its connection has a
-name: when that is gone from the server's list, the others know that both of them ended at once.
+It is told the state, a line of JSON each time it changes: settings, what the instance says of itself and the jobs it
+holds, or the list of these alone. It answers with lines: what is to be logged, that it has joined, that a job is lost.
+It renews for a parent that runs, not for one that is stopped, and when the parent has ended it says so in the queue and
+ends. Its connection has a name: when that is gone from the server's list, the others know that both ended at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ from .presence import Identity, connection_name, lives, registration
 from .redis_connection import SOCKET_TIMEOUT_S, as_queue_error, connect_sync
 from .scripts import Argument, Scripts
 
+GATHER_S = 0.05  # what the parent says meanwhile is read together
 TICK_S = 0.2  # how soon a parent's end or halt is seen
 LOOK_S = 0.5  # how often somebody looks for connections that are gone
 MISSED_S = 1.0  # a connection that is away for so long does not come back by itself
@@ -46,8 +48,9 @@ class LeaseProcess:
         self._settings = Settings(**state["settings"])
         self._identity = Identity(**state["identity"])
         self._parent: int = state["parent"]
-        self._state: Message = {**state, "held": []}
+        self._state: Message = {"held": []}
         self._burns_s: dict[Start, float] = {}  # of each fuse
+        self._take(state)
         self._scripts = Scripts(self._settings)
         self._client: Redis | None = None
         self._name = connection_name(self._settings.queue, self._identity)
@@ -57,17 +60,14 @@ class LeaseProcess:
 
     def run(self, inbox: queue.SimpleQueue[Message | None]) -> None:
         beat_s = look_s = time.monotonic()
-        tick_s = min(TICK_S, self._settings.heartbeat_s)
+        wait_s = 0.0  # it joins at once
         while True:
-            try:
-                message = inbox.get(timeout=tick_s)
-                if message is None:  # it has ended, or has become another program
-                    return self._bury()
-                self._take(message)
-                if message["leave"]:
-                    return self._leave()
-            except queue.Empty:
-                pass
+            there = self._hear(inbox, wait_s)
+            if self._state["leave"]:
+                return self._leave()
+            if not there:
+                return self._bury()
+            wait_s = min(TICK_S, self._settings.heartbeat_s)
             life = life_of_parent(self._parent)
             if life is Life.GONE:
                 return self._bury()
@@ -86,11 +86,21 @@ class LeaseProcess:
 
     # --- what the parent says ---------------------------------------------------------------------------------------
 
-    def _take(self, state: Message) -> None:
+    def _hear(self, inbox: queue.SimpleQueue[Message | None], wait_s: float) -> bool:
+        """Take all that it has said; False when it has ended, or has become another program."""
+        with contextlib.suppress(queue.Empty):
+            message = inbox.get(timeout=wait_s)
+            while message is not None:
+                self._take(message)
+                message = inbox.get_nowait()
+            return False
+        return True
+
+    def _take(self, message: Message) -> None:
         before = {_start_of(one): one["fuse"] for one in self._state["held"]}
-        self._state = state
+        self._state = {**self._state, **message}
         burns_s = {}
-        for one in state["held"]:
+        for one in message["held"]:
             start, fuse = _start_of(one), one["fuse"]
             if fuse and fuse == before.get(start) and start in self._burns_s:
                 burns_s[start] = self._burns_s[start]
@@ -258,15 +268,19 @@ def main() -> int:
     inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
 
     def read() -> None:
-        with open(0, "rb", closefd=False) as lines:  # sys.stdin would be waited for at our end
-            for line in lines:
-                inbox.put(json.loads(line))
+        rest = b""
+        with open(0, "rb", buffering=0, closefd=False) as pipe:  # sys.stdin would be waited for at our end
+            while piece := pipe.read(65536):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line, following in itertools.pairwise([*lines, b""]):
+                    if not (line[:1] == following[:1] == b"["):  # else the jobs that are held are others by now
+                        said = json.loads(line)
+                        inbox.put({"held": said} if isinstance(said, list) else said)
+                time.sleep(GATHER_S)
         inbox.put(None)
 
     threading.Thread(target=read, name="reads_parent", daemon=True).start()
     first = inbox.get()
     if first is not None:
-        process = LeaseProcess(first)
-        inbox.put(first)
-        process.run(inbox)
+        LeaseProcess(first).run(inbox)
     return 0

@@ -229,7 +229,10 @@ async def main():
     keeper.hold(job, lost.set)
     print(job.task_id, keeper.process, flush=True)
     command = sys.stdin.readline().split()
-    if command[0] == "lock":  # a call that keeps Python's lock for so many seconds
+    if command[0] == "lock":  # a call that keeps Python's lock for so many seconds, from the first moment of the job
+        keeper.drop(job)
+        time.sleep(0.2)
+        keeper.hold(job, lost.set)
         ctypes.PyDLL(None).sleep(int(command[1]))
         await store.complete(job, {})
         print("completed", flush=True)
@@ -282,6 +285,30 @@ class Victim:
         await self.process.stdin.drain()
 
 
+async def test_a_process_that_reads_nothing_holds_nobody_up_and_hears_what_is_held_when_it_goes_on(
+    settings: Settings, keepers: Keepers
+) -> None:
+    me, store = Identity("a"), Store(connect(settings.url), settings)
+    settings = replace(settings, lease_s=30.0)
+    keeper = keepers(settings, me)
+    job = await claimed_by(me, Store(store.client, settings))
+    assert keeper.process
+    process = psutil.Process(keeper.process)
+    process.suspend()
+    began = time.monotonic()
+    for _ in range(2000):  # far more than a pipe has room for
+        keeper.hold(job, lambda: None)
+    assert time.monotonic() - began < 2
+    process.resume()
+    keeper.drop(job)
+    keeper.hold(job, lambda: None)
+    await asyncio.to_thread(keeper.leave)
+    record = await QueueView(store.client, store.keys).job(job.task_id)
+    assert record
+    assert record.state is State.QUEUED, "given back, so it knew what is held"
+    await store.close()
+
+
 async def submitted(settings: Settings) -> Store:
     store = Store(connect(settings.url), settings)
     await store.submit([Submission(JobSpec(new_job_id(), "file:///a", "file:///b", "file:///c.mp4"), 512)])
@@ -300,7 +327,9 @@ async def seconds_until_free(store: Store, job: str, limit_s: float) -> float:
     return time.monotonic() - started
 
 
-async def test_a_lease_outlives_a_call_that_keeps_pythons_lock_for_three_leases(settings: Settings) -> None:
+async def test_a_lease_outlives_a_call_that_keeps_pythons_lock_for_three_leases_right_from_the_start(
+    settings: Settings,
+) -> None:
     store = await submitted(settings)
     async with Victim(settings) as victim:
         await victim.tell("lock 3")

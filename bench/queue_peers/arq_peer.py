@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from arq import create_pool
 from arq.connections import RedisSettings
 
-from .job import LEASE_S, SLOTS, URL, work_async
+from .job import LEASE_S, LONG_S, SLOTS, URL, work_async
 from .peer import Peer, gathered, program
 
 
@@ -20,7 +20,7 @@ class WorkerSettings:
     functions: ClassVar = [run]
     redis_settings = RedisSettings.from_dsn(URL)
     max_jobs = SLOTS
-    job_timeout = LEASE_S
+    job_timeout = max(LEASE_S, LONG_S + 10)  # or it would end the long job
 
 
 class ArqPeer(Peer):

@@ -28,7 +28,8 @@ if (what === "put") {
     appendFileSync(process.env.BENCH_MARKS, `${kind} ${job.number} ${monotonic().toFixed(6)} ${process.env.BENCH_WORKER}\n`);
   const run = async ({ data }) => {
     mark("S", data);
-    if (data.milliseconds) await new Promise((done) => setTimeout(done, data.milliseconds));
+    if (data.blocks) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, data.milliseconds);
+    else if (data.milliseconds) await new Promise((done) => setTimeout(done, data.milliseconds));
     mark("E", data);
   };
   new Worker("bench", run, { connection, concurrency: Number(slots), lockDuration: 10000, stalledInterval: 3000 });

@@ -20,14 +20,13 @@ from typing import Any
 
 from redis import Redis
 
-from .job import URL, payload
+from .job import LEASE_S, LONG_S, URL, payload
 from .peer import Peer
 
 ONE_BY_ONE, AT_ONCE, DRAINED, PICK_UPS = 2000, 20_000, 10_000, 200
 LOW_JOBS, CRASH_JOBS, CRASH_AFTER = 200, 200, 60
 CAP_S = 15.0  # a drain is stopped after so long, and what was done by then counts
 CRASH_WATCH_S = float(os.environ.get("BENCH_CRASH_WATCH_S", "60"))
-LONG_S = 40.0
 Row = Callable[[Peer], Awaitable[dict[str, Any]]]
 
 
@@ -213,17 +212,25 @@ async def crash(peer: Peer) -> dict[str, Any]:
     }
 
 
-async def long_job(peer: Peer) -> dict[str, Any]:
-    marks = Marks()
-    with workers(peer, 2, 1):
-        await ready(peer, marks, 2)
-        await peer.put(payload(0, round(LONG_S * 1000)))
-        for number in range(1, 12):
-            await asyncio.sleep(5)
-            await peer.put(payload(number, 5))
-    marks.update()
-    kinds = [kind for kind, number, _, _ in marks.all if number == 0]
-    return {"long_job_starts": kinds.count("S"), "long_job_ends": kinds.count("E")}
+def long_job(*, blocks: bool) -> Row:
+    """One long job under a short lease, two workers, and short jobs beside it until a lease after its end."""
+    name = "blocking" if blocks else "long"
+
+    async def row(peer: Peer) -> dict[str, Any]:
+        marks = Marks()
+        with workers(peer, 2, 1):
+            await ready(peer, marks, 2)
+            began = await peer.put(payload(0, round(LONG_S * 1000), blocks=blocks))
+            number = 0
+            while time.monotonic() - began < LONG_S + LEASE_S:
+                await asyncio.sleep(min(5.0, LEASE_S))
+                number += 1
+                await peer.put(payload(number, 5))
+        marks.update()
+        kinds = [kind for kind, number, _, _ in marks.all if number == 0]
+        return {f"{name}_job_s": LONG_S, f"{name}_job_starts": kinds.count("S"), f"{name}_job_ends": kinds.count("E")}
+
+    return row
 
 
 ROWS: dict[str, Row] = {
@@ -234,7 +241,8 @@ ROWS: dict[str, Row] = {
     "pick_up": pick_up,
     "priority": priority,
     "crash": crash,
-    "long": long_job,
+    "long": long_job(blocks=False),
+    "blocking": long_job(blocks=True),
 }
 
 

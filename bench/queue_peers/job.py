@@ -11,7 +11,8 @@ from typing import Any
 
 URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
 SLOTS = int(os.environ.get("BENCH_SLOTS", "1"))
-LEASE_S = 10.0
+LEASE_S = float(os.environ.get("BENCH_LEASE_S", "10"))
+LONG_S = float(os.environ.get("BENCH_LONG_S", "0"))  # of the long job, where it is measured
 FOLDER = "file:///mnt/nas-03/customers/nordlicht-media-gmbh/2026/11/winter-onboarding-campaign"
 CONFIG = {
     "inference_steps": 25, "dynamic_scale": 1.1, "motion_scale": 1.05, "expand_ratio": 0.18, "crop": False,
@@ -19,8 +20,8 @@ CONFIG = {
 }  # fmt: skip
 
 
-def payload(number: int, milliseconds: int = 0) -> dict[str, Any]:
-    """A job that takes so long; no two are alike."""
+def payload(number: int, milliseconds: int = 0, *, blocks: bool = False) -> dict[str, Any]:
+    """A job that takes so long; no two are alike. blocks: whether it lets nothing else run in its thread meanwhile."""
     name = f"anna-lindqvist-{random.randrange(10**6):06d}"
     seen = {"seed": random.randrange(2**31), "duration": round(20 * random.random(), 2)}
     return {
@@ -35,6 +36,7 @@ def payload(number: int, milliseconds: int = 0) -> dict[str, Any]:
         "batch": "tsk_20261124_7f3a9c0b51de",
         "workflow": "portrait_speaks",
         "priority": "normal",
+        **({"blocks": True} if blocks else {}),
     }
 
 
@@ -58,5 +60,8 @@ def work(job: dict[str, Any]) -> None:
 async def work_async(job: dict[str, Any]) -> None:
     mark("S", job["number"])
     if job["milliseconds"]:
-        await asyncio.sleep(job["milliseconds"] / 1000)
+        if job.get("blocks"):
+            time.sleep(job["milliseconds"] / 1000)  # as a node may
+        else:
+            await asyncio.sleep(job["milliseconds"] / 1000)
     mark("E", job["number"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from saq import Queue
 
-from .job import LEASE_S, SLOTS, URL, work_async
+from .job import LEASE_S, LONG_S, SLOTS, URL, work_async
 from .peer import Peer, gathered, program
 
 queue = Queue.from_url(URL)
@@ -41,7 +41,7 @@ class SaqPeer(Peer):
         await queue.disconnect()
 
     async def put_one(self, job: dict[str, Any], *, first: bool = False) -> None:
-        await queue.enqueue("run", job=job, retries=3, heartbeat=int(LEASE_S), timeout=120)
+        await queue.enqueue("run", job=job, retries=3, heartbeat=int(LEASE_S), timeout=120 + int(LONG_S))
 
     async def put_all(self, jobs: Sequence[dict[str, Any]]) -> None:
         await gathered(self, jobs)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from comfyui_sonic.queue_bridge.config import Settings
@@ -20,13 +21,14 @@ from .job import LEASE_S, SLOTS, URL, work_async
 from .peer import Peer
 
 LANES = ("512", "768", "1024")
+WORK = ("number", "milliseconds", "blocks")  # of a job, what its work is told
 IDLE_S = 5.0
 SETTINGS = Settings(url=URL, queue="bench", lease_s=LEASE_S, heartbeat_s=LEASE_S / 5, events_kept=1000)
 
 
 def submission(job: dict[str, Any], *, first: bool = False) -> Submission:
-    """The same fields; number and milliseconds are two parameters more. Its key makes a repeated one find it."""
-    config = {**job["config"], "number": job["number"], "milliseconds": job["milliseconds"]}
+    """The same fields; what its work is told are parameters more. Its key makes a repeated one find it."""
+    config = {**job["config"], **{name: job[name] for name in WORK if name in job}}
     spec = JobSpec(
         job["task_id"], job["image"], job["audio"], job["output"], job["name"], config,
         "priority" if first else "normal", job["workflow"], job["batch"],
@@ -57,44 +59,69 @@ class SonicPeer(Peer):
 class Instance:
     """One slot. As in worker.py, the next job is claimed and begun while the one before is committed.
 
-    As in the bridge, a process of its own says that it lives, and that it has died.
+    As in the bridge, a process of its own keeps the leases, says that this one lives, and that it has died.
     """
 
     def __init__(self) -> None:
         self._store = Store(connect(URL), SETTINGS)
         self._me = Identity(f"instance-{new_job_id()}")
-        self._job: JobRecord | None = None
+        self._loop = asyncio.get_running_loop()
+        self._joined = asyncio.Event()
+        joined = partial(self._loop.call_soon_threadsafe, self._joined.set)
+        self._keeper = LeaseKeeper(SETTINGS, self._me, dict, joined)
+        self._at_work: tuple[JobRecord, asyncio.Task[Any]] | None = None
 
     async def run(self) -> None:
-        joined = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        keeper = LeaseKeeper(SETTINGS, self._me, dict, lambda: loop.call_soon_threadsafe(joined.set))
-        keeper.start()
-        await joined.wait()
-        renewing = asyncio.create_task(self._renew())
-        claim_id = new_job_id()
+        self._keeper.start()
+        await self._joined.wait()
         committing: asyncio.Task[None] | None = None
-        while not renewing.done():
-            found = await self._claim(claim_id)
-            while isinstance(found, Idle):
-                found = await self._store.sleep(found, IDLE_S) or await self._claim(claim_id)
-            self._job = found
-            await work_async({name: found.spec.config[name] for name in ("number", "milliseconds")})
+        while True:
+            job = await self._next_job()
+            self._keeper.hold(job, partial(self._loop.call_soon_threadsafe, self._lose, job))
+            if not await self._works(job):
+                self._keeper.drop(job)
+                continue
             if committing:  # of the job before: no more than one
                 await committing
-            committing = asyncio.create_task(self._store.complete(found, result_of(found, self._me.name)))
+            committing = asyncio.create_task(self._commit(job))
             await asyncio.sleep(0)  # it is sent before the next claim
-            claim_id = new_job_id()
+
+    async def _next_job(self) -> JobRecord:
+        claim_id = new_job_id()
+        found = await self._claim(claim_id)
+        while isinstance(found, Idle):
+            found = await self._store.sleep(found, IDLE_S) or await self._claim(claim_id)
+        return found
 
     async def _claim(self, claim_id: str) -> JobRecord | Idle:
         return await self._store.claim(self._me.name, self._me.boot, LANES, claim_id=claim_id, wait_s=IDLE_S)
 
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(SETTINGS.heartbeat_s)
-            with contextlib.suppress(LeaseLost):  # it has completed meanwhile
-                if self._job:
-                    await self._store.renew(self._job)
+    async def _works(self, job: JobRecord) -> bool:
+        """Run it; False when it was broken off, as another instance has it."""
+        task = asyncio.current_task()
+        assert task
+        mine = self._at_work = job, task
+        try:
+            await work_async({name: job.spec.config[name] for name in WORK if name in job.spec.config})
+        except asyncio.CancelledError:
+            if self._at_work is mine:
+                raise
+            task.uncancel()
+            return False
+        self._at_work = None
+        return True
+
+    def _lose(self, job: JobRecord) -> None:
+        """Its lease has run out. What has been done of it already is refused at its commit, by its token."""
+        if self._at_work and self._at_work[0] is job:
+            task = self._at_work[1]
+            self._at_work = None
+            task.cancel()
+
+    async def _commit(self, job: JobRecord) -> None:
+        with contextlib.suppress(LeaseLost):
+            await self._store.complete(job, result_of(job, self._me.name))
+        self._keeper.drop(job)
 
 
 def result_of(job: JobRecord, instance: str) -> dict[str, Any]:
