@@ -13,6 +13,7 @@ from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 from .errors import BadSound
+from .media_file import open_media
 from .prepared import Sound
 
 log = logging.getLogger("sonic.audio")
@@ -30,7 +31,7 @@ def read_sound(path: Path) -> Sound:
     if path.stat().st_size == 0:
         raise BadSound(f"The sound '{path.name}' is an empty file (0 bytes); save or copy it again.")
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_media(path) as container:
             if not container.streams.audio:
                 raise BadSound(f"'{path.name}' holds no sound track; choose a file with sound.")
             rate = container.streams.audio[0].rate

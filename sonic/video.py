@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .errors import CannotWrite
 from .frames import Frame
+from .media_file import open_media
 from .prepared import Sound
 from .scheduling import usual_scheduling
 from .video_codecs import ITU709, Output, encoder_of
@@ -241,7 +242,7 @@ def copy_mp4(source: Path, target: Path, metadata: Mapping[str, str] = NO_METADA
         raise CannotWrite(f"The video '{source}' is no longer there; make it again.")
     with (
         _whole_or_not_at_all(target, seal) as part,
-        av.open(str(source)) as old,
+        open_media(source) as old,
         av.open(str(part), "w", format="mp4", options={"movflags": MOVFLAGS}) as new,
     ):
         new.metadata.update({**old.metadata, **metadata})

@@ -12,6 +12,7 @@ import numpy as np
 from .audio import read_sound
 from .errors import BadVideo
 from .frames import Frame
+from .media_file import open_media
 from .prepared import Sound
 
 # What the container says of itself; another file says its own.
@@ -43,7 +44,7 @@ class VideoFile:
         Frames of another size than the first, which some files have, are brought to it.
         """
         try:
-            with av.open(str(self.path), metadata_errors="replace") as container:
+            with open_media(self.path) as container:
                 made, began = 0, None
                 shown: Frame | None = None
                 for frame in container.decode(video=0):
@@ -75,7 +76,7 @@ def open_video(path: Path) -> VideoFile:
     if not path.is_file():
         raise BadVideo(f"The video '{path}' is no longer there; make it again.")
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_media(path) as container:
             if not container.streams.video:
                 raise BadVideo(f"'{path.name}' holds no pictures; choose a video.")
             stream = container.streams.video[0]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import av
 from PIL import Image
 
+from ...sonic.media_file import open_media
 from ..errors import BadJob
 
 PICTURES: Mapping[str, str] = MappingProxyType(
@@ -43,7 +43,7 @@ def sound(path: Path) -> tuple[str, float]:
     known = ", ".join(sorted({suffix[1:] for suffix in SOUNDS.values()}))
     unknown = BadJob("audio", f"is no recording that is taken here; the kinds are {known}.")
     try:
-        with av.open(str(path)) as container:
+        with open_media(path) as container:
             suffix = next((SOUNDS[name] for name in container.format.name.split(",") if name in SOUNDS), "")
             if not suffix or not container.streams.audio:
                 raise unknown

@@ -13,6 +13,7 @@ import av
 from aiohttp import web
 from PIL import Image, ImageOps
 
+from ...sonic.media_file import open_media
 from ..errors import JobError
 from ..job import JobRecord
 from ..states import State
@@ -100,7 +101,7 @@ def _picture(path: Path) -> Image.Image:
 
 
 def _frame(path: Path) -> Image.Image:
-    with av.open(str(path)) as container:
+    with open_media(path) as container:
         frames: Iterator[av.VideoFrame] = container.decode(container.streams.video[0])
         picture: Image.Image = next(frames).to_image()  # type: ignore[no-untyped-call]
         return picture
