@@ -40,7 +40,7 @@ def pytest_configure() -> None:
 
 
 # What holds times against limits runs while nothing else does; the rest of the tests use all cores.
-ALONE_MODULES = {"test_chaos", "test_departure", "test_hands_in_comfyui", "test_lease"}
+ALONE_MODULES = {"test_chaos", "test_departure", "test_fleet", "test_hands_in_comfyui", "test_lease"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
