@@ -39,7 +39,7 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# What holds times against limits runs while nothing else does; the rest of the tests use all cores.
+# What holds short times against limits runs while nothing else does, and so do tests that are marked so themselves.
 ALONE_MODULES = {"test_chaos", "test_departure", "test_fleet", "test_hands_in_comfyui", "test_lease"}
 
 
