@@ -37,24 +37,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-# What starts servers or takes times runs while nothing else does; the rest of the tests use all cores.
-ALONE_FIXTURES = {"bridge", "comfyui", "rabbitmq_url"}
-ALONE_MODULES = {
-    "test_celery",
-    "test_chaos",
-    "test_departure",
-    "test_fleet",
-    "test_fleet_in_comfyui",
-    "test_instance",
-    "test_lease",
-    "test_quickstart",
-}
+def pytest_configure() -> None:
+    """One thread for torch, here and in the servers: small networks lose much with more where others use the cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# What holds short times against limits runs while nothing else does, and so do tests that are marked so themselves.
+ALONE_MODULES = {"test_chaos", "test_departure", "test_fleet", "test_hands_in_comfyui", "test_lease"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first, then those that share the server, then the slow ones: a mistake shows within seconds."""
     for item in items:
-        if ALONE_FIXTURES & set(getattr(item, "fixturenames", ())) or item.path.stem in ALONE_MODULES:
+        if item.path.stem in ALONE_MODULES:
             item.add_marker("alone")
 
     def cost(item: pytest.Item) -> int:

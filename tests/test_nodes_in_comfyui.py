@@ -200,6 +200,7 @@ async def test_progress_is_told_for_every_frame_and_never_goes_back_and_previews
     assert outcome.previews >= 1
 
 
+@pytest.mark.alone
 async def test_an_interrupt_ends_the_work_within_half_a_second_and_leaves_no_file(server: Server) -> None:
     long_voice = server.base / "input" / unique("long.wav")
     write_sound(long_voice, np.tile(read_sound(VOICE).waveform, (1, 20)), 22050)

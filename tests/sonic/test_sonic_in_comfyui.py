@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,23 @@ def in_parts(graph: Graph, seed: int, stock: bool = False) -> Graph:
     return graph | {node: {"class_type": kind, "inputs": inputs} for node, (kind, inputs) in parts.items()}
 
 
+@dataclass
+class Whole:
+    """A video that the engine's one node has made: its graph, and what ``run`` gave."""
+
+    graph: Graph
+    outputs: dict[str, Any]
+    progress: list[tuple[int, int]]
+    error: str
+    texts: list[str]
+
+
+@pytest.fixture(scope="module")
+def whole(comfyui: Any, models: Path) -> Whole:
+    graph, texts = graph_for(comfyui, seed=5), list[str]()
+    return Whole(graph, *asyncio.run(run(comfyui, graph, texts=texts)), texts)
+
+
 async def test_the_loader_names_every_missing_file(comfyui: Any) -> None:
     graph = graph_for(comfyui, model=["loader", 0])
     graph["loader"] = {"class_type": "SONIC_Loader", "inputs": {"unet": "unet.pth"}}
@@ -171,20 +190,18 @@ async def test_the_loader_names_every_missing_file(comfyui: Any) -> None:
         assert str(Path("models") / file.folder / file.names[0]) in error
 
 
-async def test_sonic_makes_a_video_when_its_files_are_there(comfyui: Any, models: Path) -> None:
-    texts: list[str] = []
-    outputs, progress, error = await run(comfyui, graph_for(comfyui), texts=texts)
-    assert error == ""
-    assert texts[0].splitlines()[0] == "Engine: sonic." and "GB + weights" in texts[0]
-    assert texts[1] == "sonic: step 1 of 1, window 1 of 1"
-    assert texts[-2] == "sonic: frame 15 of 15, about 0 s left"
-    assert texts[-1].startswith("Engine: sonic") and "15 frames at 25 frames a second" in texts[-1]
-    assert frames_of(comfyui, outputs) == round(SECONDS * 25)
-    told = outputs["speak"]["sonic"][0]
+def test_sonic_makes_a_video_when_its_files_are_there(comfyui: Any, whole: Whole) -> None:
+    assert whole.error == ""
+    assert whole.texts[0].splitlines()[0] == "Engine: sonic." and "GB + weights" in whole.texts[0]
+    assert whole.texts[1] == "sonic: step 1 of 1, window 1 of 1"
+    assert whole.texts[-2] == "sonic: frame 15 of 15, about 0 s left"
+    assert whole.texts[-1].startswith("Engine: sonic") and "15 frames at 25 frames a second" in whole.texts[-1]
+    assert frames_of(comfyui, whole.outputs) == round(SECONDS * 25)
+    told = whole.outputs["speak"]["sonic"][0]
     assert told["engine"] == "sonic" and told["reason"] == "'auto' chose sonic because all its files are there."
-    done = [value for value, _ in progress]
+    done = [value for value, _ in whole.progress]
     assert done == sorted(done) and done[-1] == 50 + 15
-    assert {most for _, most in progress} == {50 + 15}
+    assert {most for _, most in whole.progress} == {50 + 15}
 
 
 async def test_a_connected_model_is_used_and_networks_stay_loaded(comfyui: Any, models: Path) -> None:
@@ -202,14 +219,10 @@ async def test_a_connected_model_is_used_and_networks_stay_loaded(comfyui: Any, 
     assert times_loaded() == max(before, 1)
 
 
-async def test_the_parts_around_comfyuis_sampler_make_the_same_video(comfyui: Any, models: Path) -> None:
-    graph = graph_for(comfyui, seed=5)
-    outputs, _, error = await run(comfyui, graph)
+async def test_the_parts_around_comfyuis_sampler_make_the_same_video(comfyui: Any, whole: Whole) -> None:
+    outputs, progress, error = await run(comfyui, in_parts(whole.graph, seed=5))
     assert error == ""
-    whole = pictures_of(comfyui, outputs)
-    outputs, progress, error = await run(comfyui, in_parts(graph, seed=5))
-    assert error == ""
-    np.testing.assert_array_equal(pictures_of(comfyui, outputs), whole)
+    np.testing.assert_array_equal(pictures_of(comfyui, outputs), pictures_of(comfyui, whole.outputs))
     assert outputs["speak"]["sonic"][0]["engine"] == "sonic"
     assert progress[-1] == (15, 15)
 

@@ -110,8 +110,8 @@ def test_the_video_network_in_pieces_makes_the_same_numbers_and_ends_between_any
     monkeypatch.setattr(native.stoppable, "look", button)
     call(native, unet, recorded, side=16)
     of_layers = button.looks
-    monkeypatch.setattr(native.stoppable, "PIECE", 2**18)
-    monkeypatch.setattr(native.stoppable_operations, "PIECE", 2**14)
+    monkeypatch.setattr(native.stoppable, "PIECE", 2**20)
+    monkeypatch.setattr(native.stoppable_operations, "PIECE", 2**16)
     button.looks = 0
     assert (
         relative_rms(call(native, unet, recorded, side=16), whole) < 5e-6
