@@ -19,10 +19,13 @@ def import_comfyui(*, card: bool = False) -> None:
     folder = Path(os.environ.get("COMFYUI_PATH") or Path(__file__).parents[1] / ".quickstart" / "ComfyUI")
     if not (folder / "main.py").is_file():
         sys.exit(f"There is no ComfyUI in '{folder}'; set COMFYUI_PATH or run `python3 quickstart.py` once.")
-    make_torchvision_importable()
-    make_torchaudio_importable()
     sys.path.append(str(folder))  # at the end: its "tests" and "utils" must not hide anybody's
     import comfy.cli_args
+
+    if card:
+        import cuda_malloc  # chooses the allocator, as it does for the server, before torch is there
+    make_torchvision_importable()
+    make_torchaudio_importable()
 
     if not card:
         comfy.cli_args.args.cpu = True
