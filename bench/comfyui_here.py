@@ -23,7 +23,7 @@ def import_comfyui(*, card: bool = False) -> None:
     import comfy.cli_args
 
     if card:
-        import cuda_malloc  # chooses the allocator, as it does for the server, before torch is there
+        import cuda_malloc  # noqa: F401  # chooses the allocator, as it does for the server, before torch is there
     make_torchvision_importable()
     make_torchaudio_importable()
 

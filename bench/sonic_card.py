@@ -1,11 +1,11 @@
 """The engine sonic on a graphics card: seconds, memory beside its estimate, and how long an interrupt takes, as JSON.
 
     python -m bench.sonic_models MODELS            (once, where the published files are not at hand)
-    python -m bench.sonic_card MODELS [--sizes 512 768 1024] [--dtypes auto] [--room GB] [--seconds 4] [--steps 2]
+    python -m bench.sonic_card MODELS [--sizes 512 768 1024] [--dtypes auto] [--rooms 0] [--seconds 2] [--steps 1]
 
 Each size goes the way of a real clip, stage by stage. 'beside_gb' is the most that tensors took beside the weights that
-lay on the card, 'reserved_gb' all that torch had taken, 'estimate_gb' what a clip is admitted by. --room leaves that
-many GB of the card free, as a smaller card would have: another process takes the rest. --published also times a call of
+lay on the card, 'reserved_gb' all that torch had taken, 'estimate_gb' what a clip is admitted by. --rooms leaves so many
+GB of the card free, as a smaller card would have, with one row each: another process takes the rest; 0 is all. --published also times a call of
 the network in the published arrangement beside ours.
 """
 
@@ -52,7 +52,7 @@ from .sonic_network import ALL_BRANCHES, REAL, call, make_network  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 GB = 1e9
-PRESSES = 4
+PRESSES = 3
 
 _HOLD = """
 import sys, torch
@@ -65,10 +65,10 @@ sys.stdin.read()
 
 
 @contextlib.contextmanager
-def only(room_gb: float | None) -> Iterator[None]:
+def only(room_gb: float) -> Iterator[None]:
     """So much of the card is free for this process, beside what it already has."""
     torch.zeros(1, device="cuda")
-    if room_gb is None:
+    if not room_gb:
         yield
         return
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -109,8 +109,8 @@ class Stage:
         return found if need is None else found | {"estimate_gb": round(need / GB, 2)}
 
 
-def clip(networks: SonicNetworks, size: int, seconds: float, steps: int) -> dict[str, Any]:
-    """One clip, twice: the first time libraries choose their kernels."""
+def clip(networks: SonicNetworks, size: int, seconds: float, steps: int, *, press: bool) -> dict[str, Any]:
+    """One clip, twice: the first time libraries choose their kernels. press: also interrupt it."""
     prepared = prepared_clip(size, seconds)
     dtype = computing_dtype(networks.unet)
     found: dict[str, Any] = {"size": size, "dtype": str(dtype).removeprefix("torch.")}
@@ -123,7 +123,7 @@ def clip(networks: SonicNetworks, size: int, seconds: float, steps: int) -> dict
     rows: list[int] = []
     hook = networks.unet.model.diffusion_model.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
     try:
-        found |= _stages(networks, prepared, need, steps, rows)
+        found |= _stages(networks, prepared, need, steps, rows, press=press)
     except torch.cuda.OutOfMemoryError as error:
         found["out_of_memory"] = str(error).splitlines()[0]
     finally:
@@ -131,7 +131,9 @@ def clip(networks: SonicNetworks, size: int, seconds: float, steps: int) -> dict
     return found
 
 
-def _stages(networks: SonicNetworks, prepared: PreparedData, need: Any, steps: int, rows: list[int]) -> dict[str, Any]:
+def _stages(
+    networks: SonicNetworks, prepared: PreparedData, need: Any, steps: int, rows: list[int], *, press: bool
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     height, width = prepared.picture.shape[:2]
     stage = Stage()
@@ -154,6 +156,8 @@ def _stages(networks: SonicNetworks, prepared: PreparedData, need: Any, steps: i
         found["decoded"] = stage.ended(need.decoding)
     found["frames_per_second_decoded"] = round(frames / found["decoded"]["seconds"], 1)
     found["admitted_by_gb"] = round(need.peak / GB, 2)
+    if not press:
+        return found
     found["interrupted"] = {
         "denoising": pressed(lambda: denoise(networks.unet, conditioning, noise, steps)),
         "decoding": pressed(lambda: list(clip_of(latents[0], prepared, 25.0, networks, _look).frames())),
@@ -229,26 +233,28 @@ def main() -> None:
     parser.add_argument("models", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 768, 1024], help="sides of square pictures")
     parser.add_argument("--dtypes", nargs="+", default=["auto"], choices=["auto", "fp16", "bf16", "fp32"])
-    parser.add_argument("--room", type=float, metavar="GB", help="what a smaller card would have free")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of the clip (default: 4)")
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rooms", type=float, nargs="+", default=[0.0], metavar="GB", help="what is left free")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of the clip (default: 2)")
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--published", action="store_true", help="compare a call with the published arrangement")
     arguments = parser.parse_args()
     files = sonic_files({kind: [arguments.models / kind] for kind in ("sonic", "checkpoints")})
-    report: dict[str, Any] = {"card": torch.cuda.get_device_name(), "torch": torch.__version__, "room": arguments.room}
-    with only(arguments.room):
-        for dtype in arguments.dtypes:
-            began = time.perf_counter()
-            networks = load_networks(files, dtype)
-            rows = report[dtype] = {"load_s": round(time.perf_counter() - began, 1), "clips": []}
-            for size in arguments.sizes:
-                rows["clips"].append(clip(networks, size, arguments.seconds, arguments.steps))
-                sys.stderr.write(json.dumps(rows["clips"][-1]) + "\n")
+    report: dict[str, Any] = {"card": torch.cuda.get_device_name(), "torch": torch.__version__, "clips": []}
+    for dtype in arguments.dtypes:
+        networks = load_networks(files, dtype)
+        for room in arguments.rooms:
             management.unload_all_models()
-            del networks
-        if arguments.published:
-            management.soft_empty_cache(force=True)
-            report["arrangements"] = [arrangements(size) for size in arguments.sizes]
+            management.soft_empty_cache(True)
+            with only(room):
+                for size in arguments.sizes:
+                    found = clip(networks, size, arguments.seconds, arguments.steps, press=not room)
+                    report["clips"].append({"room_gb": room, **found})
+                    sys.stderr.write(json.dumps(report["clips"][-1]) + "\n")
+        management.unload_all_models()
+        del networks
+    if arguments.published:
+        management.soft_empty_cache(True)
+        report["arrangements"] = [arrangements(size) for size in arguments.sizes]
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 

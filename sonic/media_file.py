@@ -16,4 +16,5 @@ _LENIENT: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"
 
 def open_media(path: Path) -> InputContainer:
     """A file of any format, told by its content; tags in another encoding do no harm. Raises av.FFmpegError."""
-    return av.open(str(path), **_LENIENT)
+    opened: InputContainer = av.open(str(path), **_LENIENT)
+    return opened

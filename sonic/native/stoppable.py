@@ -52,7 +52,7 @@ class _Pace:
         self._layers += 1
         if self._layers % (AHEAD // 2):
             return
-        mark = torch.cuda.Event(blocking=True)  # the processor sleeps
+        mark = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # the processor sleeps
         mark.record(torch.cuda.current_stream(device))
         self._marks.append(mark)
         if len(self._marks) > 2:
