@@ -4,9 +4,9 @@
     python -m bench.sonic_card MODELS [--sizes 512 768 1024] [--dtypes auto] [--rooms 0] [--seconds 2] [--steps 1]
 
 Each size goes the way of a real clip, stage by stage. 'beside_gb' is the most that tensors took beside the weights that
-lay on the card, 'reserved_gb' all that torch had taken, 'estimate_gb' what a clip is admitted by. --rooms leaves so many
-GB of the card free, as a smaller card would have, with one row each: another process takes the rest; 0 is all. --published also times a call of
-the network in the published arrangement beside ours.
+lay on the card, 'reserved_gb' all that torch had taken, 'estimate_gb' what a clip is admitted by. --rooms leaves so
+many GB of the card free, as a smaller card would have, with one row each: another process takes the rest; 0 is all.
+--published also times a call of the network in the published arrangement beside ours.
 """
 
 from __future__ import annotations
