@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 CONTEXT_LENGTH = 25  # frames that the video network was trained on
 CONTEXT_SHIFT = 7  # frames by which the windows move from step to step, so that their borders never stay
@@ -18,6 +18,13 @@ def context_windows(
     """
     for start in range(0, frames, length):
         yield tuple((slot - shift * step) % frames for slot in range(start, start + length))
+
+
+def rounds(window: Sequence[int]) -> Iterator[slice]:
+    """The places of a window in pieces within which no frame comes up twice."""
+    frames = len(set(window))
+    for start in range(0, len(window), frames):
+        yield slice(start, min(start + frames, len(window)))
 
 
 def window_count(frames: int, length: int = CONTEXT_LENGTH) -> int:

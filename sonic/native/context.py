@@ -12,7 +12,7 @@ from comfy.context_windows import ContextHandlerABC
 from torch import Tensor
 
 from ..errors import NotFinite
-from ..windows import context_windows, window_count
+from ..windows import context_windows, rounds, window_count
 
 OnWindow = Callable[[int, int, int], None]  # step, window, windows of the step; the first two from 0
 
@@ -65,9 +65,11 @@ class SonicContextHandler(ContextHandlerABC):
                 for group in _together(parts, x_in.device)
                 for output in calc_cond_batch(model, group, x_in[rows], timestep[rows], model_options)
             ]
-            for result, output in zip(results, outputs, strict=True):
-                result.index_add_(0, rows, output.float())  # a frame may be in a window more than once
-            counts.index_add_(0, rows, torch.ones(len(window), device=x_in.device))
+            # A card adds to one place in any order, so that a seed would mean many videos.
+            for places in rounds(window):
+                counts[rows[places]] += 1
+                for result, output in zip(results, outputs, strict=True):
+                    result[rows[places]] += output[places].float()
         if not all(result.isfinite().all() for result in results):
             raise NotFinite.of(f"In step {step + 1} the video network", model.manual_cast_dtype or model.get_dtype())
         return [result.div_(counts[:, None, None, None]) for result in results]

@@ -112,10 +112,12 @@ def in_windows(model_patcher: Any, on_window: OnWindow | None = None) -> Any:
 
 
 def _estimate_memory_of_a_window(executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
-    """ComfyUI makes room for twice the batch, and for the batch at least: of all frames. There is never more than one
-    window in three branches at a time, or in one where memory is short; half of three is near enough to one."""
-    half = -(-CONTEXT_LENGTH * len(BRANCHES) // 2)
-    return executor(model, [half, *noise_shape[1:]], *args, **kwargs)
+    """ComfyUI makes room for twice the batch, which is all frames, and moves weights off the card for the batch itself.
+
+    Never more than one window goes through at a time; where memory is short its branches go one by one, and weights on
+    the card save more time than branches that go together.
+    """
+    return executor(model, [CONTEXT_LENGTH, *noise_shape[1:]], *args, **kwargs)
 
 
 def published_sigmas(steps: int) -> Tensor:

@@ -13,7 +13,7 @@ from comfyui_sonic.sonic.schedule import (
     latent_frames,
     source_position,
 )
-from comfyui_sonic.sonic.windows import context_windows, window_count
+from comfyui_sonic.sonic.windows import context_windows, rounds, window_count
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +42,15 @@ def test_every_frame_is_in_a_window_and_neighbours_stay_neighbours(frames: int, 
     assert max(counts.values()) <= max(2, -(-25 // frames))
     for window in windows:
         assert all((after - before) % frames == 1 % frames for before, after in pairwise(window))
+
+
+@given(frames=st.integers(1, 60), step=st.integers(0, 9))
+def test_in_a_round_of_a_window_no_frame_comes_up_twice(frames: int, step: int) -> None:
+    for window in context_windows(frames, step):
+        parts = [window[places] for places in rounds(window)]
+        assert tuple(frame for part in parts for frame in part) == window
+        assert all(len(set(part)) == len(part) for part in parts)
+        assert len(parts) == (1 if frames >= 25 else -(-25 // frames))
 
 
 def test_one_step_goes_from_all_noise_to_none() -> None:
