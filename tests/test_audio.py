@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from comfyui_sonic.queue_bridge.gateway import media
+from comfyui_sonic.queue_bridge.sound_length import sound_length_s
 from comfyui_sonic.sonic.audio import check_sound, loudest_moment, read_sound, speech_for_models, used_part
 from comfyui_sonic.sonic.errors import BadSound
 from comfyui_sonic.sonic.prepared import Sound
@@ -53,6 +56,23 @@ def test_a_sound_is_read_whatever_its_format_and_name(
     middle = sound.waveform[:, rate // 2 : rate]
     assert np.abs(middle).max(axis=1) == pytest.approx(np.abs(waveform).max(axis=1), abs=0.03)
     check_sound(sound)
+
+
+def with_tag(wav: bytes, title: bytes) -> bytes:
+    """The same WAV with a title of these bytes, as players of another age wrote it (RIFF, LIST INFO)."""
+    title += b"\0" * (2 - len(title) % 2)
+    info = b"INFOINAM" + struct.pack("<I", len(title)) + title
+    tagged = wav + b"LIST" + struct.pack("<I", len(info)) + info
+    return tagged[:4] + struct.pack("<I", len(tagged) - 8) + tagged[8:]
+
+
+def test_a_title_in_another_encoding_does_no_harm(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.wav", tone(0.5, 16000), 16000, "pcm_s16le", "wav")
+    whole = read_sound(path)
+    path.write_bytes(with_tag(path.read_bytes(), "café".encode("latin-1")))
+    assert np.array_equal(read_sound(path).waveform, whole.waveform)
+    assert sound_length_s(path) == pytest.approx(0.5)
+    assert media.sound(path) == (".wav", pytest.approx(0.5))
 
 
 def test_pcm_is_read_exactly(tmp_path: Path) -> None:
