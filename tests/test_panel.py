@@ -260,6 +260,27 @@ async def test_a_click_during_which_the_list_changes_does_what_its_button_says(
     await page.wait(row("third"))
 
 
+async def test_batches_and_servers_stay_under_the_pointer_while_it_is_down(hands: GatewayHands, page: Page) -> None:
+    fields = {"tasks": [hands.task(name=f"job {n}") for n in range(2)]}
+    batch = (await hands.post(fields, "/v1/batches")).json["batch_id"]
+    await page.open(f"{hands.address}/#batches")
+    await page.sees("0 of 2 ended")
+    async with page.pressed(f"document.querySelector('[aria-label=\"Cancel the rest: {batch}\"]')"):
+        other = (await hands.post({"tasks": [hands.task(name="another")]}, "/v1/batches")).json["batch_id"]
+        await asyncio.sleep(1.3)  # the list is asked for again after a second, and the newest comes first
+    await page.sees("Cancel 2 jobs of the batch", "dialog")
+    await page.button("Keep it", "dialog")
+    await page.wait(f"document.querySelector('.rows').firstChild.dataset.batch === '{other}'")
+
+    await hands.store._call("register", *registration(Identity("gpu-2", "boot"), 600.0, {}))
+    await page.open(f"{hands.address}/#instances")
+    async with page.pressed("document.querySelector('[aria-label=\"Drain gpu-2\"]')"):
+        await hands.store._call("register", *registration(Identity("gpu-1", "boot"), 600.0, {}))
+        await asyncio.sleep(1.3)  # servers are looked at every second
+    await page.sees("Draining", "[data-instance=gpu-2]")
+    await page.wait("document.querySelector('.cards').firstChild.dataset.instance === 'gpu-1'")
+
+
 async def test_a_batch_is_counted_and_cancelled_after_a_question(hands: GatewayHands, page: Page) -> None:
     fields = {"tasks": [hands.task(name=f"job {n}") for n in range(3)]}
     batch = (await hands.post(fields, "/v1/batches")).json["batch_id"]

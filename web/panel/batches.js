@@ -1,7 +1,7 @@
 // Batches: what was submitted together, how far it is, and its end by hand.
 
 import { get } from "./api.js";
-import { arrange, button, el, say, show } from "./dom.js";
+import { arrange, button, el, say, show, stillness } from "./dom.js";
 import { isStep } from "./task_row.js";
 import { ago, number, t } from "./text.js";
 
@@ -14,6 +14,7 @@ export function batches(page) {
   const rows = new Map();
   let [cursors, next, last, waits, gone] = [[""], null, 0, false, false];
   const list = el("ol", { class: "rows", "aria-label": t("batches") });
+  const still = stillness(list);
   const empty = el("p", { class: "empty", text: t("batchesEmpty"), hidden: true });
   const newer = button(t("newer"), () => turn(cursors.slice(0, -1)), { kind: "quiet", hidden: true });
   const older = button(t("more"), () => turn([...cursors, next]), { kind: "quiet", hidden: true });
@@ -36,6 +37,7 @@ export function batches(page) {
         found.push(...answer.batches);
         next = cursor = answer.next;
       } while (next && !found.length);
+      await still();
     } catch (problem) {
       if (!gone) page.fail(problem);
       return;

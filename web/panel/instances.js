@@ -1,7 +1,7 @@
 // The ComfyUI servers: what each can do, what it does now, and its drain.
 
 import { get, taskPath } from "./api.js";
-import { arrange, button, el, say, show } from "./dom.js";
+import { arrange, button, el, say, show, stillness } from "./dom.js";
 import { nameOf } from "./task_row.js";
 import { bytes, stageText, t } from "./text.js";
 
@@ -10,11 +10,15 @@ export function instances(page) {
   const cards = new Map();
   const tasks = new Map(); // what runs, by id
   const list = el("ul", { class: "cards", "aria-label": t("instances") });
+  const still = stillness(list);
   const empty = el("p", { class: "empty", text: t("instancesEmpty"), hidden: true });
   const node = el("section", { class: "view", "aria-labelledby": "view-title" },
     el("div", { class: "head" }, el("h2", { id: "view-title", text: t("instances") })), list, empty);
 
-  function update(found) {
+  async function update(found) {
+    known = found;
+    await still();
+    if (known !== found) return; // somebody was told later
     const here = new Set(found.map((one) => one.name));
     for (const name of [...cards.keys()]) if (!here.has(name)) cards.delete(name);
     for (const one of found) {
@@ -27,7 +31,6 @@ export function instances(page) {
     show(list, found.length > 0);
     const running = new Set(found.map((one) => one.running));
     for (const id of [...tasks.keys()]) if (!running.has(id)) tasks.delete(id);
-    known = found;
   }
   let known = [];
 
