@@ -15,7 +15,7 @@ def sound_length_s(path: Path) -> float:
     with contextlib.suppress(OSError, EOFError, wave.Error), wave.open(str(path)) as sound:
         return float(sound.getnframes() / sound.getframerate())
     with contextlib.suppress(Exception):  # whatever a library makes of a file that is none
-        open_media = importlib.import_module("..sonic.media_file", __package__).open_media  # every ComfyUI has PyAV
+        open_media = importlib.import_module(".media_file", __package__).open_media  # every ComfyUI has PyAV
         with open_media(path) as container:
             if container.duration:
                 return float(container.duration) / 1e6

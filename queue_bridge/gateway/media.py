@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from PIL import Image
 
-from ...sonic.media_file import open_media
 from ..errors import BadJob
+from ..media_file import open_media
 
 PICTURES: Mapping[str, str] = MappingProxyType(
     {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}

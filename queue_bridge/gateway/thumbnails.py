@@ -13,9 +13,9 @@ import av
 from aiohttp import web
 from PIL import Image, ImageOps
 
-from ...sonic.media_file import open_media
 from ..errors import JobError
 from ..job import JobRecord
+from ..media_file import open_media
 from ..states import State
 from .context import Asked, record_of
 from .media import PICTURES
