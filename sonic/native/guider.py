@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..memory import memory_need
+from ..options import DOWNSCALE
 from ..schedule import MODEL_FPS, karras_sigmas
 from ..windows import CONTEXT_LENGTH
 from .context import OnWindow, SonicContextHandler
@@ -115,9 +118,13 @@ def _estimate_memory_of_a_window(executor: Any, model: Any, noise_shape: Any, *a
     """ComfyUI makes room for twice the batch, which is all frames, and moves weights off the card for the batch itself.
 
     Never more than one window goes through at a time; where memory is short its branches go one by one, and weights on
-    the card save more time than branches that go together.
+    the card save more time than branches that go together. What grows with the clip is there beside it.
     """
-    return executor(model, [CONTEXT_LENGTH, *noise_shape[1:]], *args, **kwargs)
+    frames, _, height, width = noise_shape
+    of_window = model.model.memory_required([CONTEXT_LENGTH, *noise_shape[1:]])
+    of_clip = memory_need(DOWNSCALE * width, DOWNSCALE * height, frames).clip
+    rows = math.ceil(CONTEXT_LENGTH * (1 + of_clip / of_window))
+    return executor(model, [rows, *noise_shape[1:]], *args, **kwargs)
 
 
 def published_sigmas(steps: int) -> Tensor:

@@ -84,6 +84,26 @@ def test_comfyuis_own_estimate_is_near_what_is_counted(unet: Any, comfy: Any, mo
     assert 1.0 < estimate / counted < 1.4
 
 
+@pytest.mark.parametrize("frames", [1, 25, 7500])
+def test_weights_leave_the_card_for_one_branch_of_a_window_and_the_clip_and_for_no_more(
+    frames: int, native: Any, unet: Any, comfy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_patcher
+    import comfy.sampler_helpers
+
+    asked: dict[str, float] = {}
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda _, **needed: asked.update(needed))
+    patcher = native.guider.in_windows(unet)
+    options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
+    comfy.sampler_helpers.prepare_model_patcher(patcher, {}, options)  # as a guider does before it samples
+    comfy.sampler_helpers.prepare_sampling(patcher, [frames, 4, 64, 64], {}, options)
+    window = unet.model.memory_required([25, 4, 64, 64])
+    clip = memory_need(512, 512, frames).clip
+    one_row = window / 25
+    assert 0 <= asked["minimum_memory_required"] - (window + clip) <= one_row
+    assert asked["memory_required"] == pytest.approx(2 * asked["minimum_memory_required"])
+
+
 def test_a_feed_forward_in_slices_gives_the_same(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy.ldm.modules.attention import FeedForward
 
