@@ -8,6 +8,7 @@ that know nothing of each other, and looks before each piece; the numbers are th
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -25,12 +26,13 @@ PIECE = 2**32  # multiplications and additions at once: some hundredths of a sec
 _NORM = 256  # of them for a number of a norm or an activation, which wait for memory instead
 FEW_KEYS = 256  # attention to fewer takes as long as to so many: it waits for memory, too
 AHEAD = 32  # layers that a card is given before it works on them; with fewer it waits for the processor at times
+_CARD_LOOK_S = 0.001  # shorter than half of them take any card
 _OVERRIDE = "optimized_attention_override"  # what ComfyUI calls in place of its attention, in transformer_options
 
 
 def stoppable(network: Network) -> Network:
     """The same network; interrupting it takes a fraction of a second, wherever it is."""
-    pace = _Pace()
+    pace = Pace()
     for module in network.modules():
         works = next(module.parameters(recurse=False), None) is not None or isinstance(module, nn.SiLU)
         if works and next(module.children(), None) is None:
@@ -40,23 +42,30 @@ def stoppable(network: Network) -> Network:
     return network
 
 
-class _Pace:
+class Pace:
     """Keeps the processor from running ahead of the card by more than some layers of a network."""
 
     def __init__(self) -> None:
         self._layers = 0
-        self._marks: deque[torch.cuda.Event] = deque()
+        self._marks: deque[Any] = deque()
 
     def keep(self, device: torch.device) -> None:
         """Called before each layer; waits until the card has come to the layers of a while ago."""
         self._layers += 1
         if self._layers % (AHEAD // 2):
             return
-        mark = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # the processor sleeps
-        mark.record(torch.cuda.current_stream(device))
-        self._marks.append(mark)
-        if len(self._marks) > 2:
-            self._marks.popleft().synchronize()
+        self._marks.append(self.mark(device))
+        if len(self._marks) > 1:
+            passed = self._marks.popleft()
+            while not passed.query():  # a large layer may take a card a second
+                look()
+                time.sleep(_CARD_LOOK_S)
+
+    def mark(self, device: torch.device) -> Any:
+        """What the card passes when it has done all that it was given before."""
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        return event
 
 
 def stoppable_attention(options: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +78,7 @@ def look() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def _stoppable_layer(module: nn.Module, whole: Layer, pace: _Pace, *inputs: Any, **named: Any) -> Tensor:
+def _stoppable_layer(module: nn.Module, whole: Layer, pace: Pace, *inputs: Any, **named: Any) -> Tensor:
     if torch.compiler.is_compiling():  # a compiled network runs as one piece
         return whole(*inputs, **named)
     look()

@@ -182,3 +182,50 @@ def test_a_large_operation_ends_at_its_next_piece(native: SimpleNamespace, monke
     with pytest.raises(Pressed), native.stoppable_operations.StoppableOperations(button):
         torch.zeros(20, 20) + 1.0 + torch.ones(20, 20)
     assert button.looks == 3
+
+
+class Given:
+    """Stands where a card takes work: it does one layer each time it is asked how far it is."""
+
+    def __init__(self) -> None:
+        self.given = self.done = 0
+
+    def pace(self, native: SimpleNamespace) -> Any:
+        card = self
+
+        class PaceOfTheCard(native.stoppable.Pace):  # type: ignore[misc, name-defined]
+            def mark(self, device: torch.device) -> Any:
+                return SimpleNamespace(query=lambda upto=card.given: card.worked() >= upto)
+
+        return PaceOfTheCard()
+
+    def worked(self) -> int:
+        self.done = min(self.given, self.done + 1)
+        return self.done
+
+
+def test_a_card_is_never_given_more_than_some_layers_ahead(
+    native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native.stoppable, "look", Button())
+    card = Given()
+    pace, ahead = card.pace(native), []
+    for _ in range(500):
+        pace.keep(torch.device("cuda"))
+        card.given += 1
+        ahead.append(card.given - card.done)
+    assert max(ahead) <= native.stoppable.AHEAD
+    assert min(ahead[100:]) >= native.stoppable.AHEAD // 2  # it never has nothing to do
+
+
+def test_who_waits_for_a_card_is_interrupted(native: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    button = Button()
+    button.after = 20
+    monkeypatch.setattr(native.stoppable, "look", button)
+    card = Given()
+    pace = card.pace(native)
+    with pytest.raises(Pressed):
+        for _ in range(200):
+            pace.keep(torch.device("cuda"))
+            card.given += 1
+    assert card.given - card.done > 0
