@@ -179,7 +179,8 @@ def run_tests(pytest_arguments: Sequence[str]) -> int:
     """Checks first, then pytest, whose summary is the last line; the status is that of the first that failed."""
     comfyui = set_up(with_tests=True)
     environment = clean_environment() | {"COMFYUI_PATH": str(comfyui), "MYPYPATH": str(PACK_PARENT)}
-    beside = ["pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "-m", "not alone"]
+    workers = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+    beside = ["pytest", *workers, "-m", "not alone"]
     checks = [["ruff", "check", "."], ["mypy"], beside, ["pytest", "-m", "alone"]]
     if pytest_arguments:
         checks = [["pytest", *pytest_arguments]]

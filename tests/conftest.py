@@ -43,10 +43,29 @@ def pytest_configure() -> None:
 
 
 # What holds short times against limits runs while nothing else does, and so do tests that are marked so themselves.
-ALONE_MODULES = {"test_chaos", "test_departure", "test_fleet", "test_hands_in_comfyui", "test_lease"}
+ALONE_MODULES = {
+    "test_chaos",
+    "test_departure",
+    "test_fleet",
+    "test_fleet_in_comfyui",
+    "test_hands_in_comfyui",
+    "test_lease",
+}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Where tests run side by side a worker takes one file after the other. These take a minute or two each; begun last,
+# they would be waited for with nothing else left to do.
+LONGEST_FILES = (
+    "test_sonic_in_comfyui",
+    "test_watch_in_comfyui",
+    "test_sonic_through_the_queue",
+    "test_bad_numbers",
+    "test_recorded_numbers",
+    "test_bridge_in_comfyui",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Fast tests first, then those that share the server, then the slow ones: a mistake shows within seconds."""
     for item in items:
         if item.path.stem in ALONE_MODULES:
@@ -58,6 +77,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 1 if {"comfyui", "bridge"} & set(getattr(item, "fixturenames", ())) else 0
 
     items.sort(key=cost)
+    if hasattr(config, "workerinput"):  # of pytest-xdist
+        order = {name: place for place, name in enumerate(LONGEST_FILES)}
+        items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
