@@ -120,9 +120,9 @@ def _estimate_memory_of_a_window(executor: Any, model: Any, noise_shape: Any, *a
     Never more than one window goes through at a time; where memory is short its branches go one by one, and weights on
     the card save more time than branches that go together. What grows with the clip is there beside it.
     """
-    frames, _, height, width = noise_shape
+    height, width = noise_shape[-2:]
     of_window = model.model.memory_required([CONTEXT_LENGTH, *noise_shape[1:]])
-    of_clip = memory_need(DOWNSCALE * width, DOWNSCALE * height, frames).clip
+    of_clip = memory_need(DOWNSCALE * width, DOWNSCALE * height, noise_shape[0]).clip
     rows = math.ceil(CONTEXT_LENGTH * (1 + of_clip / of_window))
     return executor(model, [rows, *noise_shape[1:]], *args, **kwargs)
 
