@@ -7,6 +7,8 @@ A plain script (no relative imports), so that any Python with ComfyUI's packages
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import os
 import runpy
@@ -78,8 +80,14 @@ def exit_with_parent() -> None:
     threading.Thread(target=watch, name="exit_with_parent", daemon=True).start()
 
 
-def exit_with_prompt_worker() -> None:
-    """ComfyUI's HTTP side outlives a dead prompt worker and would queue for ever: end the process instead."""
+def follow_prompt_worker() -> None:
+    """Collect no garbage before the prompt worker is there, and end the process when it is there no more.
+
+    What is imported stays, and Python would look through it many times, and once at its end, for seconds in all.
+    ComfyUI's HTTP side outlives a dead prompt worker and would queue for ever.
+    """
+    gc.disable()
+    atexit.register(gc.freeze)
 
     def alive() -> bool:
         return any(WORKER_THREAD in thread.name for thread in threading.enumerate())
@@ -87,6 +95,7 @@ def exit_with_prompt_worker() -> None:
     def watch() -> None:
         while not alive():
             time.sleep(1)
+        gc.enable()
         while alive():
             time.sleep(1)
         time.sleep(GRACE_S)
@@ -94,7 +103,7 @@ def exit_with_prompt_worker() -> None:
         sys.stderr.flush()
         os._exit(WORKER_DIED)
 
-    threading.Thread(target=watch, name="exit_with_worker", daemon=True).start()
+    threading.Thread(target=watch, name="follow_worker", daemon=True).start()
 
 
 def main() -> None:
@@ -113,7 +122,7 @@ def main() -> None:
     if "--cpu" in arguments:  # with a GPU the published builds fit, and ComfyUI wants to see torch unimported
         make_torchvision_importable()
         make_torchaudio_importable()
-    exit_with_prompt_worker()
+    follow_prompt_worker()
     runpy.run_path(str(main_py), run_name="__main__")
 
 

@@ -53,6 +53,9 @@ ALONE_MODULES = {
 }
 
 
+# What ComfyUI takes on a card by itself; on the processor it takes an attention that needs less memory and more time.
+QUICKLY_ON_CPU = ("--cpu", "--use-pytorch-cross-attention")
+
 # Where tests run side by side a worker takes one file after the other. These take a minute or two each; begun last,
 # they would be waited for with nothing else left to do.
 LONGEST_FILES = (
@@ -97,7 +100,7 @@ def comfyui_path() -> Path:
 @pytest.fixture(scope="session")
 def comfyui(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     """A running ComfyUI with this pack: ``address``, ``input_directory``, ``output_directory``, ``log_file``."""
-    instance = Instance(comfyui_path, tmp_path_factory.mktemp("comfyui"))
+    instance = Instance(comfyui_path, tmp_path_factory.mktemp("comfyui"), arguments=QUICKLY_ON_CPU)
     install_pack(ROOT, instance.base_directory / "custom_nodes")
     try:
         with instance:

@@ -111,6 +111,13 @@ def go_on_and_on(seconds: float, _tally: Path) -> None:
         bar.update(1)
 
 
+def wait_for_word(seconds: float, tally: Path) -> None:
+    """Until a file beside the tally says so, or ``seconds`` are over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not tally.with_suffix(".go").exists():
+        time.sleep(0.05)
+
+
 def run_out_of_memory(_seconds: float, tally: Path) -> None:
     """As a library below torch does; and from here on the tally says when models are unloaded."""
     unload = comfy.model_management.unload_all_models
@@ -140,6 +147,7 @@ MISBEHAVIOUR = {
     "hang": hang,
     "hang deaf": hang_deaf,
     "go on": go_on_and_on,
+    "wait": wait_for_word,
     "memory": run_out_of_memory,
     "card": break_the_card,
     "worker": end_the_prompt_worker,

@@ -39,6 +39,7 @@ def comfy(comfyui_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
         import comfy.cli_args  # reads no command line unless main.py asks it to
 
         comfy.cli_args.args.cpu = not card
+        comfy.cli_args.args.use_pytorch_cross_attention = True
         import comfy.model_management
 
         assert comfy.model_management.get_torch_device().type == ("cuda" if card else "cpu")

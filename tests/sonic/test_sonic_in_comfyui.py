@@ -20,7 +20,7 @@ from comfyui_sonic.sonic.checkpoints import SONIC_FILES
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
-SECONDS = 0.6
+SECONDS = 0.32
 TEXT = (3).to_bytes(4, "big")  # ComfyUI's binary message with a line for a node
 
 Graph = dict[str, dict[str, Any]]
@@ -194,14 +194,14 @@ def test_sonic_makes_a_video_when_its_files_are_there(comfyui: Any, whole: Whole
     assert whole.error == ""
     assert whole.texts[0].splitlines()[0] == "Engine: sonic." and "GB + weights" in whole.texts[0]
     assert whole.texts[1] == "sonic: step 1 of 1, window 1 of 1"
-    assert whole.texts[-2] == "sonic: frame 15 of 15, about 0 s left"
-    assert whole.texts[-1].startswith("Engine: sonic") and "15 frames at 25 frames a second" in whole.texts[-1]
+    assert whole.texts[-2] == "sonic: frame 8 of 8, about 0 s left"
+    assert whole.texts[-1].startswith("Engine: sonic") and "8 frames at 25 frames a second" in whole.texts[-1]
     assert frames_of(comfyui, whole.outputs) == round(SECONDS * 25)
     told = whole.outputs["speak"]["sonic"][0]
     assert told["engine"] == "sonic" and told["reason"] == "'auto' chose sonic because all its files are there."
     done = [value for value, _ in whole.progress]
-    assert done == sorted(done) and done[-1] == 50 + 15
-    assert {most for _, most in whole.progress} == {50 + 15}
+    assert done == sorted(done) and done[-1] == 50 + 8
+    assert {most for _, most in whole.progress} == {50 + 8}
 
 
 async def test_a_connected_model_is_used_and_networks_stay_loaded(comfyui: Any, models: Path) -> None:
@@ -224,21 +224,21 @@ async def test_the_parts_around_comfyuis_sampler_make_the_same_video(comfyui: An
     assert error == ""
     np.testing.assert_array_equal(pictures_of(comfyui, outputs), pictures_of(comfyui, whole.outputs))
     assert outputs["speak"]["sonic"][0]["engine"] == "sonic"
-    assert progress[-1] == (15, 15)
+    assert progress[-1] == (8, 8)
 
 
 async def test_comfyuis_own_guider_and_noise_levels_work_too(comfyui: Any, models: Path) -> None:
     graph = graph_for(comfyui)
-    graph["prepare"]["inputs"]["duration"] = 0.2
+    graph["prepare"]["inputs"]["duration"] = 0.16
     outputs, _, error = await run(comfyui, in_parts(graph, seed=5, stock=True))
     assert error == ""
-    assert frames_of(comfyui, outputs) == round(0.2 * 25)
+    assert frames_of(comfyui, outputs) == round(0.16 * 25)
 
 
 @pytest.mark.parametrize(
     ("node", "inputs", "said"),
     [
-        ("sample", {"latent_image": ["other", 0]}, "conditioning is for 7 frames and the latent has 3"),
+        ("sample", {"latent_image": ["other", 0]}, "conditioning is for 4 frames and the latent has 3"),
         ("speak", {"samples": ["other", 0]}, "were not made from this preprocessed_data"),
     ],
 )
@@ -273,7 +273,9 @@ async def test_an_interrupt_ends_it_and_leaves_no_file(
             async with session.post(f"{address}/interrupt", json={}) as answer:
                 assert answer.status == 200
 
-    outputs, progress, error = await run(comfyui, graph_for(comfyui, inference_steps=steps, seed=7), stop)
+    graph = graph_for(comfyui, inference_steps=steps, seed=7)
+    graph["prepare"]["inputs"]["duration"] = 0.6
+    outputs, progress, error = await run(comfyui, graph, stop)
     assert error == "interrupted"
     assert max(value for value, _ in progress) <= at_most
     assert "speak" not in outputs

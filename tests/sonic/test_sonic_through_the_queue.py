@@ -17,6 +17,7 @@ from comfyui_sonic.command import main
 from comfyui_sonic.queue_bridge.instance import Instance, install_pack
 
 from ..bridge_fixture import ROOT, Bridge, environment
+from ..conftest import QUICKLY_ON_CPU
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 EXAMPLES = ROOT / "examples" / "batch"
@@ -35,11 +36,12 @@ async def test_the_batch_goes_to_the_server_that_announces_sonic(
         command = [sys.executable, "-m", "comfyui_sonic.queue_bridge.cli", *arguments]
         return subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
 
-    server = Instance(comfyui_path, tmp_path / "server", environment=variables | {"SONIC_QUEUE_QUALITY": "off"})
+    variables |= {"SONIC_QUEUE_QUALITY": "off"}
+    server = Instance(comfyui_path, tmp_path / "server", arguments=QUICKLY_ON_CPU, environment=variables)
     install_pack(ROOT, server.base_directory / "custom_nodes")
     write_sonic_files(server.base_directory / "models")
     with server:
-        settings = ["--engine", "sonic", "--resolution", "256", "--set", "duration=0.4", "--set", "inference_steps=1"]
+        settings = ["--engine", "sonic", "--resolution", "256", "--set", "duration=0.2", "--set", "inference_steps=1"]
         # The small networks draw no face, which would be searched for in every frame.
         settings += ["--set", "lip_sync_correction=false", "--set", "temporal_smoothing=false"]
         result = await asyncio.to_thread(sonic_queue, "submit", str(orders), "--json", *settings)
@@ -68,7 +70,7 @@ def test_a_comfyui_of_ones_own_is_started_for_one_video_with_models_from_elsewhe
     write_sonic_files(tmp_path / "models")
     flags = ["--comfyui", str(comfyui_path), "--models", str(tmp_path / "models"), "--engine", "sonic", "--json"]
     flags += ["--image", str(EXAMPLES / "close_up.png"), "--audio", str(EXAMPLES / "close_up.mp3")]
-    flags += ["--duration", "0.4", "--resolution", "256", "--steps", "1", "--no-smooth", "--no-correct-lip"]
+    flags += ["--duration", "0.2", "--resolution", "256", "--steps", "1", "--no-smooth", "--no-correct-lip"]
     assert main(["run", "--local", *flags, "--output", str(tmp_path / "v.mp4")]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["state"], told["result"]["instance"]) == ("completed", "local")
