@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from .config import Settings
 from .job import JobRecord
 from .presence import Identity
@@ -238,7 +240,7 @@ class LeaseKeeper:
         """Whether all of it is in the pipe. Never waits for room: a process that is stopped makes none."""
         if not self._sent_all(process):
             return False
-        self._unsent = json.dumps(message).encode() + b"\n"
+        self._unsent = _line(message)
         return self._sent_all(process)
 
     def _sent_all(self, process: subprocess.Popen[bytes]) -> bool:
@@ -256,6 +258,13 @@ class LeaseKeeper:
     def _list_of_held(self, *, leaving: bool = False) -> list[dict[str, Any]]:
         with self._lock:
             return [_described(one, leaving=leaving) for one in self._held.values()]
+
+
+def _line(message: Mapping[str, Any] | Sequence[Any]) -> bytes:
+    try:
+        return orjson.dumps(message) + b"\n"
+    except TypeError:  # half a letter, as in a damaged file name
+        return json.dumps(message).encode() + b"\n"
 
 
 def _start_of(job: JobRecord) -> _Start:

@@ -240,7 +240,7 @@ class QuickClient:
             self._spot.under_way -= 1
 
     async def await_answer(self, *command: Any) -> Any:
-        """The same for one that blocks."""
+        """The same for one that blocks, or while whose answer is on its way there is something else to do."""
         return await self._asked(command, None)
 
     async def _asked(self, command: Sequence[Any], spot: _Spot | None) -> Any:

@@ -172,7 +172,7 @@ class Store:
         lease_ms, wait_ms = round(self.settings.lease_s * 1000), round(wait_s * 1000)
         claim_id = claim_id or uuid.uuid4().hex
         asked = (instance, boot, claim_id, lease_ms, self.settings.priority_share, wait_ms)
-        answer = await self._call("claim", *asked, *lanes)
+        answer = await self._call("claim", *asked, *lanes, ask=self._quick.await_answer)
         if answer[0] == "unregistered":
             raise Unregistered(instance)
         if answer[0] == "none":
@@ -330,7 +330,8 @@ class Store:
         return await self._call(name, *values)
 
     async def _owned(self, name: str, job: JobRecord, *values: Argument) -> None:
-        answer = await self._call(name, job.task_id, job.token, *values)
+        # An instance has something else to do meanwhile: the next job, or this one.
+        answer = await self._call(name, job.task_id, job.token, *values, ask=self._quick.await_answer)
         if answer == "cancelled":
             raise StartStopped("cancelled")
         if answer != "ok":

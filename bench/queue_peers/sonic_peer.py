@@ -57,7 +57,7 @@ class SonicPeer(Peer):
 
 
 class Instance:
-    """One slot. As in worker.py, the next job is claimed and begun while the one before is committed.
+    """One slot. As in worker.py, the next job is claimed and begun before the one before is committed.
 
     As in the bridge, a process of its own keeps the leases, says that this one lives, and that it has died.
     """
@@ -75,16 +75,20 @@ class Instance:
         self._keeper.start()
         await self._joined.wait()
         committing: asyncio.Task[None] | None = None
+        job = await self._next_job()
         while True:
-            job = await self._next_job()
             self._keeper.hold(job, partial(self._loop.call_soon_threadsafe, self._lose, job))
-            if not await self._works(job):
-                self._keeper.drop(job)
-                continue
+            works = await self._works(job)
+            claiming = asyncio.create_task(self._next_job())
+            await asyncio.sleep(0)  # it is sent; the server is at work on it while the result is packed
             if committing:  # of the job before: no more than one
                 await committing
-            committing = asyncio.create_task(self._commit(job))
-            await asyncio.sleep(0)  # it is sent before the next claim
+                committing = None
+            if works:
+                committing = asyncio.create_task(self._commit(job))
+            else:
+                self._keeper.drop(job)
+            job = await claiming
 
     async def _next_job(self) -> JobRecord:
         claim_id = new_job_id()
