@@ -25,7 +25,7 @@ NOTHING = object()  # not even one whole answer
 QUIET_S = 30.0  # after which a connection is asked for a sign of life before it is used
 AT_ONCE = 32  # connections of one client; further commands wait for one to be free
 READ_BYTES = 1 << 16
-SPOT_S = 0.0002  # an answer that comes within this is waited for on the spot
+SPOT_S = 0.0003  # an answer that comes within this is waited for on the spot
 FEW = 2  # questions under way: with more there is something else to do meanwhile
 PASSED_OVER = 32  # questions after one whose answer did not come in time: the server is far away, or busy
 GIVE_WAY_S = 0.005  # after which a task that gets all its answers on the spot lets others run
@@ -160,8 +160,11 @@ class _Line:
         self._wire: _Wire | None = None
         self._asked_s = 0.0
 
-    async def ask(self, *command: Any, spot: _Spot | None = None) -> Any:
-        """The answer; the connection is closed when none came. spot: to wait for it there, where that is worth it."""
+    async def ask(self, *command: Any, spot: _Spot | None = None, others_first: bool = False) -> Any:
+        """The answer; the connection is closed when none came. spot: to wait for it there, where that is worth it.
+
+        others_first: after what is ready to run, and what that has made ready.
+        """
         wire, now = self._wire, time.monotonic()
         if not wire or now - self._asked_s > QUIET_S or not wire.is_open:
             wire = await self._ready()
@@ -169,6 +172,8 @@ class _Line:
         try:
             answer = wire.ask(self._connection.pack_command(*command), self._limit_s)
             if spot and spot.is_worth_it():
+                for _ in range(2 * others_first):
+                    await asyncio.sleep(0)
                 spot.learn(wire.read_on_the_spot(answer))
             return await answer
         except ResponseError:
@@ -229,25 +234,36 @@ class QuickClient:
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._spot = _Spot()
 
-    async def ask(self, *command: Any) -> Any:
-        """The answer to one command, which does not block; raises redis-py's errors. Nothing is sent twice."""
+    async def ask(self, *command: Any, others_first: bool = False) -> Any:
+        """The answer to one command, which does not block; raises redis-py's errors. Nothing is sent twice.
+
+        others_first: while it is on its way, what is ready to run does.
+        """
         if self._spot.is_for_long():
             await asyncio.sleep(0)
         self._spot.under_way += 1
         try:
-            return await self._asked(command, self._spot)
+            return await self._asked(command, self._spot, others_first)
+        finally:
+            self._spot.under_way -= 1
+
+    async def ask_aside(self, *command: Any) -> Any:
+        """The same for a command whose answer nobody waits for at once."""
+        self._spot.under_way += 1
+        try:
+            return await self._asked(command, None)
         finally:
             self._spot.under_way -= 1
 
     async def await_answer(self, *command: Any) -> Any:
-        """The same for one that blocks, or while whose answer is on its way there is something else to do."""
+        """The same for one that blocks."""
         return await self._asked(command, None)
 
-    async def _asked(self, command: Sequence[Any], spot: _Spot | None) -> Any:
+    async def _asked(self, command: Sequence[Any], spot: _Spot | None, others_first: bool = False) -> Any:
         await self._turns.acquire()
         line = self._taken()
         try:
-            return await line.ask(*command, spot=spot)
+            return await line.ask(*command, spot=spot, others_first=others_first)
         finally:
             self._free.append(line)
             self._turns.release()

@@ -9,6 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from typing import Any, Literal, NamedTuple
 
@@ -172,7 +173,7 @@ class Store:
         lease_ms, wait_ms = round(self.settings.lease_s * 1000), round(wait_s * 1000)
         claim_id = claim_id or uuid.uuid4().hex
         asked = (instance, boot, claim_id, lease_ms, self.settings.priority_share, wait_ms)
-        answer = await self._call("claim", *asked, *lanes, ask=self._quick.await_answer)
+        answer = await self._call("claim", *asked, *lanes, ask=partial(self._quick.ask, others_first=True))
         if answer[0] == "unregistered":
             raise Unregistered(instance)
         if answer[0] == "none":
@@ -330,8 +331,8 @@ class Store:
         return await self._call(name, *values)
 
     async def _owned(self, name: str, job: JobRecord, *values: Argument) -> None:
-        # An instance has something else to do meanwhile: the next job, or this one.
-        answer = await self._call(name, job.task_id, job.token, *values, ask=self._quick.await_answer)
+        # An instance goes on with this job, or with the next one, and waits for no answer at once.
+        answer = await self._call(name, job.task_id, job.token, *values, ask=self._quick.ask_aside)
         if answer == "cancelled":
             raise StartStopped("cancelled")
         if answer != "ok":

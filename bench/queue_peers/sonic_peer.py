@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import uuid
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -91,7 +92,7 @@ class Instance:
             job = await claiming
 
     async def _next_job(self) -> JobRecord:
-        claim_id = new_job_id()
+        claim_id = uuid.uuid4().hex
         found = await self._claim(claim_id)
         while isinstance(found, Idle):
             found = await self._store.sleep(found, IDLE_S) or await self._claim(claim_id)
