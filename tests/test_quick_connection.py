@@ -119,6 +119,25 @@ async def test_who_asks_one_after_the_other_lets_others_run(client: Redis) -> No
     assert turns > 10
 
 
+async def test_what_is_ready_runs_before_an_answer_is_waited_for(client: Redis) -> None:
+    quick = QuickClient(client)
+    await quick.ask("PING")
+    ran: list[str] = []
+
+    async def ask() -> None:
+        await quick.ask("PING", others_first=True)
+        ran.append("answer")
+
+    async def other() -> None:
+        ran.append("other")
+
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)  # it is sent
+    beside = asyncio.create_task(other())
+    await asyncio.gather(asking, beside)
+    assert ran == ["other", "answer"]
+
+
 async def test_others_run_while_an_answer_takes_long(client: Redis) -> None:
     quick = QuickClient(client)
     await quick.ask("PING")
