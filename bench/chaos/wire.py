@@ -141,7 +141,8 @@ class Link:
         finally:
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):  # cut once more, at the end of it all
+                await asyncio.gather(*pumps, return_exceptions=True)
             for one in writers:
                 one.close()
             self._connections.discard(task)
