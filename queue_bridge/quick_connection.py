@@ -26,6 +26,7 @@ QUIET_S = 30.0  # after which a connection is asked for a sign of life before it
 AT_ONCE = 32  # connections of one client; further commands wait for one to be free
 READ_BYTES = 1 << 16
 SPOT_S = 0.0003  # an answer that comes within this is waited for on the spot
+ROUNDS = 2  # of the event loop: what is ready runs, and then what that has made ready
 FEW = 2  # questions under way: with more there is something else to do meanwhile
 PASSED_OVER = 32  # questions after one whose answer did not come in time: the server is far away, or busy
 GIVE_WAY_S = 0.005  # after which a task that gets all its answers on the spot lets others run
@@ -163,22 +164,23 @@ class _Line:
     async def ask(self, *command: Any, spot: _Spot | None = None, others_first: bool = False) -> Any:
         """The answer; the connection is closed when none came. spot: to wait for it there, where that is worth it.
 
-        others_first: after what is ready to run, and what that has made ready.
+        others_first: after ROUNDS of the event loop.
         """
         wire, now = self._wire, time.monotonic()
         if not wire or now - self._asked_s > QUIET_S or not wire.is_open:
             wire = await self._ready()
         self._asked_s = now
+        answer = wire.ask(self._connection.pack_command(*command), self._limit_s)
         try:
-            answer = wire.ask(self._connection.pack_command(*command), self._limit_s)
             if spot and spot.is_worth_it():
-                for _ in range(2 * others_first):
+                for _ in range(ROUNDS if others_first else 0):
                     await asyncio.sleep(0)
                 spot.learn(wire.read_on_the_spot(answer))
             return await answer
         except ResponseError:
             raise
         except BaseException:
+            answer.cancel()
             wire.close()
             raise
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
@@ -136,6 +138,21 @@ async def test_what_is_ready_runs_before_an_answer_is_waited_for(client: Redis) 
     beside = asyncio.create_task(other())
     await asyncio.gather(asking, beside)
     assert ran == ["other", "answer"]
+
+
+async def test_who_is_cancelled_before_an_answer_is_waited_for_leaves_nothing_behind(client: Redis) -> None:
+    quick, said = QuickClient(client), list[dict[str, Any]]()
+    await quick.ask("PING")
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    asking = asyncio.create_task(quick.ask("PING", others_first=True))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert asking.cancelled()
+    assert await quick.ask("ECHO", "there") == "there"
+    del asking
+    gc.collect()
+    assert said == []
 
 
 async def test_others_run_while_an_answer_takes_long(client: Redis) -> None:
