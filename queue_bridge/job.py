@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from .errors import BadJob
+from .job_progress import WAITING
 from .packed import unpacked
 from .states import State
 from .web_address import is_web, safe_address, without_secrets
@@ -57,8 +58,7 @@ FIELDS = frozenset(
         "traceparent",
     }
 )
-
-PLACES = frozenset({"image", "audio", "output"})  # what every job of a template has
+FIRST_TOKEN = 1  # of a job's first start; lua/common.lua says it, too
 RARE = ("consent_id", "labels", "prompt", "traceparent")  # among what a job says
 
 
@@ -348,18 +348,58 @@ class JobRecord:
     caller: str = ""
 
     @classmethod
-    def from_hash(cls, fields: Mapping[str, str], task_id: str, *, just_written: bool = False) -> JobRecord:
-        """The record in this job's hash, as lua/*.lua write it. Raises BadJob when somebody else has changed it.
-
-        just_written: by the step whose answer this is, so that nobody else can have; what it asks for is not looked
-        into again, which an instance that was asleep does slowly.
-        """
+    def from_hash(cls, fields: Mapping[str, str], task_id: str) -> JobRecord:
+        """The record in this job's hash, as lua/*.lua write it. Raises BadJob when somebody else has changed it."""
         try:
-            return cls._from_hash(fields, task_id, just_written)
+            return cls._from_hash(fields, task_id)
         except KeyError as error:
             raise BadJob(str(error.args[0]), "is missing.") from error
         except (TypeError, ValueError) as error:  # a number or a state
             raise BadJob("record", f"holds what it cannot hold ({error}).") from error
+
+    @classmethod
+    def handed_over(cls, fields: Mapping[str, str], owner: str) -> JobRecord:
+        """The record of a job that was made and started for its owner in one step, from what that step has told it.
+
+        fields: as hand_over in lua/common.lua writes them. Nobody else can have changed them, so they are not looked
+        into again, which whoever was asleep does slowly. Raises BadJob.
+        """
+        try:
+            task_id, submitted_s = fields["id"], int(fields["submitted_ms"]) / 1000
+            asked = unpacked(fields["spec"].encode("utf-8", "surrogateescape"))
+            asked["task_id"], asked["priority"] = task_id, PRIORITY_OF[fields["class"]]
+            asked["batch"], asked["callback"] = fields.get("batch", ""), fields.get("callback", "")
+            return cls(
+                task_id=task_id,
+                state=State.RUNNING,
+                spec=JobSpec(**asked),
+                lane=fields["lane"],
+                job_class=fields["class"],
+                token=FIRST_TOKEN,
+                attempt=1,
+                failures=0,
+                crashes=0,
+                degradations=0,
+                device_faults=0,
+                redraws=0,
+                percent=0.0,
+                stage=WAITING,
+                seconds_left=None,
+                owner=owner,
+                submitted_s=submitted_s,
+                started_s=submitted_s,
+                ended_s=None,
+                error="",
+                error_kind="",
+                staged=None,
+                result=None,
+                history=(),
+                caller=fields.get("caller", ""),
+            )
+        except (KeyError, TypeError, ValueError):  # of another version, or a prompt; or this says what is wrong with it
+            started = {"token": str(FIRST_TOKEN), "attempt": "1", "stage": WAITING, "owner": owner}
+            times = {"started_ms": fields.get("submitted_ms", "")}
+            return cls.from_hash({**fields, "state": State.RUNNING, **started, **times}, fields["id"])
 
     @classmethod
     def spoilt(cls, fields: Mapping[str, str], task_id: str, why: str) -> JobRecord:
@@ -394,12 +434,11 @@ class JobRecord:
         )
 
     @classmethod
-    def _from_hash(cls, fields: Mapping[str, str], task_id: str, just_written: bool) -> JobRecord:
+    def _from_hash(cls, fields: Mapping[str, str], task_id: str) -> JobRecord:
         document = _document(fields)
         known: dict[str, Any] = {**document, **fields}
         state = State(fields["state"])
-        just_written = just_written and PLACES <= document.keys() <= FIELDS  # or another version's, or a prompt
-        asked = document if just_written else {name: one for name, one in document.items() if name in FIELDS}
+        asked = {name: one for name, one in document.items() if name in FIELDS}
         job_class = known.get("class", CLASS_OF["normal"])
         if job_class not in PRIORITY_OF:
             raise BadJob("class", f"is none of {', '.join(PRIORITY_OF)}.")
@@ -423,7 +462,7 @@ class JobRecord:
         return cls(
             task_id=task_id,
             state=state,
-            spec=JobSpec(**asked) if just_written else JobSpec.parse(asked),
+            spec=JobSpec.parse(asked),
             lane=known["lane"],
             job_class=job_class,
             token=int(known.get("token", int(state is State.COMPLETED))),  # lua/common.lua leaves the first one out

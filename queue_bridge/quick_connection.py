@@ -236,39 +236,36 @@ class QuickClient:
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._spot = _Spot()
 
-    async def ask(self, *command: Any, others_first: bool = False) -> Any:
+    def ask(self, *command: Any, others_first: bool = False) -> Awaitable[Any]:
         """The answer to one command, which does not block; raises redis-py's errors. Nothing is sent twice.
 
         others_first: while it is on its way, what is ready to run does.
         """
-        if self._spot.is_for_long():
-            await asyncio.sleep(0)
-        self._spot.under_way += 1
-        try:
-            return await self._asked(command, self._spot, others_first)
-        finally:
-            self._spot.under_way -= 1
+        return self._asked(command, self._spot, others_first=others_first)
 
-    async def ask_aside(self, *command: Any) -> Any:
+    def ask_aside(self, *command: Any) -> Awaitable[Any]:
         """The same for a command whose answer nobody waits for at once."""
-        self._spot.under_way += 1
-        try:
-            return await self._asked(command, None)
-        finally:
-            self._spot.under_way -= 1
+        return self._asked(command, None)
 
-    async def await_answer(self, *command: Any) -> Any:
+    def await_answer(self, *command: Any) -> Awaitable[Any]:
         """The same for one that blocks."""
-        return await self._asked(command, None)
+        return self._asked(command, None, blocks=True)
 
-    async def _asked(self, command: Sequence[Any], spot: _Spot | None, others_first: bool = False) -> Any:
-        await self._turns.acquire()
-        line = self._taken()
+    async def _asked(
+        self, command: Sequence[Any], spot: _Spot | None, *, others_first: bool = False, blocks: bool = False
+    ) -> Any:
+        if spot and spot.is_for_long():
+            await asyncio.sleep(0)
+        self._spot.under_way += not blocks
         try:
-            return await line.ask(*command, spot=spot, others_first=others_first)
+            async with self._turns:
+                line = self._taken()
+                try:
+                    return await line.ask(*command, spot=spot, others_first=others_first)
+                finally:
+                    self._free.append(line)
         finally:
-            self._free.append(line)
-            self._turns.release()
+            self._spot.under_way -= not blocks
 
     @contextlib.asynccontextmanager
     async def in_order(self) -> AsyncIterator[Ask]:

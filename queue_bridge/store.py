@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from .config import Settings
 from .errors import BacklogFull, JobError, LeaseLost, QueueForbidden, StartStopped
-from .job import CLASS_OF, JobRecord, JobSpec
+from .job import CLASS_OF, FIRST_TOKEN, JobRecord, JobSpec
 from .packed import packed, quickly_packed, short_key
 from .presence import Identity, registration
 from .quick_connection import Ask, QuickClient, Script
@@ -179,20 +179,18 @@ class Store:
         if answer[0] == "none":
             due_s = answer[2] / 1000 if answer[2] >= 0 else None
             return Idle(answer[1], due_s, instance if wait_ms else "")
-        return await self._started(answer[1], answer[2])
-
-    async def _started(self, task_id: str, flat: Sequence[str], *, just_written: bool = False) -> JobRecord | Idle:
-        """A job that was started for an instance, from the fields and values of its record in turn."""
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        fields = dict(zip(answer[2][::2], answer[2][1::2], strict=True))
         try:
-            return JobRecord.from_hash(fields, task_id, just_written=just_written)
+            return JobRecord.from_hash(fields, answer[1])
         except JobError as error:
-            # Written by somebody else, or by another version. It ends here, so that it stops nobody else's job.
-            log.warning("job %s cannot be read: %s", task_id, error)
-            reason = f"This job cannot be read by this version ({error})."
-            verdict = Verdict(State.FAILED, "bad input")
-            await self._call("settle", task_id, fields.get("token", ""), *refusal(verdict, reason))
+            await self._end_unreadable(answer[1], fields.get("token", ""), error)
             return Idle(wake_id="0-0", due_s=0.0)
+
+    async def _end_unreadable(self, task_id: str, token: str | int, error: JobError) -> None:
+        """Written by somebody else, or by another version: it ends, so that it stops nobody else's job."""
+        log.warning("job %s cannot be read: %s", task_id, error)
+        reason = f"This job cannot be read by this version ({error})."
+        await self._call("settle", task_id, token, *refusal(Verdict(State.FAILED, "bad input"), reason))
 
     async def set_aside(self, instance: str, boot: str, lanes: Sequence[str]) -> JobRecord | None:
         """The job that this instance would start now, which others pass over from here on (lua/claim.lua says how far).
@@ -229,9 +227,12 @@ class Store:
         read = self._quick.await_answer("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams)
         for stream, entries in await answer_to(read, self.settings.url) or ():
             if idle.instance and stream == self.keys.handed(idle.instance):
-                _, task_id, *flat = entries[0][1]
-                started = await self._started(task_id, flat, just_written=True)
-                return started if isinstance(started, JobRecord) else None
+                flat = entries[0][1]
+                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                try:
+                    return JobRecord.handed_over(fields, idle.instance)
+                except JobError as error:
+                    await self._end_unreadable(fields["id"], FIRST_TOKEN, error)
         return None
 
     async def progress(self, job: JobRecord, percent: float, stage: str, seconds_left: float | None) -> None:
@@ -379,14 +380,20 @@ def _parts(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:
 
 def _submitted(submissions: Sequence[Submission]) -> list[Argument]:
     """The own arguments of lua/submit.lua from the first run of jobs on."""
+    if len(submissions) == 1:
+        return [*_place(submissions[0]), 1, *_told(submissions[0])]
     values: list[Argument] = []
-    for (job_class, lane, batch, callback), run in groupby(submissions, key=_place):
+    for place, run in groupby(submissions, key=_place):
         jobs = list(run)
-        values += [job_class, lane, batch, callback, len(jobs)]
+        values += (*place, len(jobs))
         for one in jobs:
-            once = short_key(one.idempotency_key) if one.idempotency_key else ""
-            values += (one.spec.task_id, once, quickly_packed(one.spec.asked()))
+            values += _told(one)
     return values
+
+
+def _told(one: Submission) -> tuple[str, str, bytes]:
+    once = short_key(one.idempotency_key) if one.idempotency_key else ""
+    return one.spec.task_id, once, quickly_packed(one.spec.asked())
 
 
 def _place(one: Submission) -> tuple[str, str, str, str]:

@@ -424,11 +424,32 @@ SPECS: dict[str, Callable[[str], JobSpec]] = {
 async def test_a_job_is_handed_over_as_it_would_be_claimed(bench: Bench, kind: str) -> None:
     specs = [SPECS[kind](new_job_id()) for _ in range(2)]
     idle = await bench.sleep("a")
-    await bench.store.submit([Submission(specs[0], 512)])
+    await bench.store.submit([Submission(specs[0], 512)], caller="shop")
     handed = await bench.store.sleep(idle, 60.0)
-    await bench.store.submit([Submission(specs[1], 512)])
+    await bench.store.submit([Submission(specs[1], 512)], caller="shop")
     claimed = await bench.claim("b")
-    assert handed and replace(handed.spec, task_id="") == replace(claimed.spec, task_id="")
+    assert handed and handed.task_id == handed.spec.task_id == specs[0].task_id
+    own = {"task_id": claimed.task_id, "owner": "b", "stage": ""}
+    assert replace(handed, **own, spec=replace(handed.spec, task_id=claimed.task_id)) == claimed
+
+
+class UnreadableSpec(JobSpec):
+    """What no version can read."""
+
+    def asked(self) -> dict[str, Any]:
+        return {**super().asked(), "colour": "red", "config": [1]}
+
+
+async def test_a_handed_job_that_cannot_be_read_ends_with_a_sentence_and_the_next_one_runs(bench: Bench) -> None:
+    spec = UnreadableSpec(new_job_id(), *THREE)
+    idle = await bench.sleep("a")
+    await bench.store.submit([Submission(spec, 512)])
+    assert await bench.store.sleep(idle, 60.0) is None
+    record = await bench.view.job(spec.task_id)
+    assert record and (record.state, record.error_kind) == (State.FAILED, "bad input")
+    assert record.error.startswith("This job cannot be read by this version (")
+    (task_id,) = await bench.submit()
+    assert (await bench.claim("a")).task_id == task_id
 
 
 async def test_those_who_have_slept_longest_are_handed_jobs_and_the_rest_waits(bench: Bench) -> None:

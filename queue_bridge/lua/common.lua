@@ -326,23 +326,24 @@ end
 
 -- New jobs to the instances that have slept longest, as if each had claimed one when it was made: their answer to the
 -- question that they went to sleep with. Nothing else may wait in the lane. One that has died in its sleep costs the job
--- no attempt. ids, records: of the jobs, in the same order; the records are still to be written. Answers how many of
--- them are no longer there to be claimed.
-local function hand_over(class, lane, ids, records)
+-- no attempt. ids, said, asked: of the jobs, in the same order, what is known of each and what it asks for; nothing of it
+-- is written yet, and what a start adds comes behind what was known. Answers how many of them have been started.
+local function hand_over(class, lane, ids, said, asked)
   if redis.call('EXISTS', FLOWS .. class .. ':' .. lane) == 1 then return 0 end
   local handed = 0
   while ids[handed + 1] do
     local instance = redis.call('ZPOPMIN', AWAITING .. lane)[1]
     if not instance then break end
-    local id, fields, last = ids[handed + 1], records[handed + 1], redis.call('GET', CLAIM .. instance) or ''
-    local claim_id, boot, lease_ms, till, lanes = string.match(last, AWAITS)
+    local claim_id, boot, lease_ms, till, lanes = string.match(redis.call('GET', CLAIM .. instance) or '', AWAITS)
     if claim_id and tonumber(till) > now and string.find(lanes, ' ' .. lane .. ' ', 1, true) then
-      local started = start(id, {}, instance, boot, claim_id, tonumber(lease_ms), 'handed', 1)
-      for _, value in ipairs(started) do fields[#fields + 1] = value end
+      handed = handed + 1
+      local id, fields = ids[handed], said[handed]
+      redis.call('XADD', HANDED .. instance, '*', 'id', id, 'spec', asked[handed], unpack(fields))
+      for _, value in ipairs(start(id, {}, instance, boot, claim_id, tonumber(lease_ms), 'handed', 1)) do
+        fields[#fields + 1] = value
+      end
       fields[#fields + 1] = 'stage'
       fields[#fields + 1] = NOT_BEGUN
-      redis.call('XADD', HANDED .. instance, '*', 'id', id, unpack(fields))
-      handed = handed + 1
     end
   end
   return handed

@@ -74,7 +74,7 @@ end
 
 while at <= #ARGV do
   local class, lane, batch, callback, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
-  local made, records = {}, {}
+  local made, said, asked, keys = {}, {}, {}, {}
   local place = redis.call('HINCRBY', TOTALS, 'submitted', count) - count  -- in the order of all submissions, over all lanes
   at = at + 5
   for _ = 1, count do
@@ -85,13 +85,11 @@ while at <= #ARGV do
       known[#known + 1] = other
       known[#known + 1] = state
     else
-      place = place + 1
-      local fields = { 'state', 'queued', 'class', class, 'lane', lane, 'submitted_ms', time, 'place', place }
+      local fields = { 'class', class, 'lane', lane, 'submitted_ms', time }
       add_said(fields, 'batch', batch)
-      add_said(fields, 'once', once)
       add_said(fields, 'caller', caller)
       add_said(fields, 'callback', callback)
-      made[#made + 1], records[#made + 1] = id, add_pieces(fields, ARGV[at + 2])
+      made[#made + 1], said[#made + 1], asked[#made + 1], keys[#made + 1] = id, fields, ARGV[at + 2], once
     end
     number = number + 1
     at = at + 3
@@ -101,8 +99,14 @@ while at <= #ARGV do
     local ids = table.concat(made, ' ')
     remember_submitted(made, ids)
     emit(ids, 'queued', 'submitted')
-    local handed = hand_over(class, lane, made, records)
-    for one, id in ipairs(made) do redis.call('HSET', JOB .. id, unpack(records[one])) end
+    local handed = hand_over(class, lane, made, said, asked)
+    for one, id in ipairs(made) do
+      local record = said[one]
+      if one > handed then add_said(record, 'state', 'queued') end
+      add_said(record, 'place', place + one)
+      add_said(record, 'once', keys[one])
+      redis.call('HSET', JOB .. id, unpack(add_pieces(record, asked[one])))
+    end
     if handed < #made then
       redis.call('RPUSH', WAITING .. class .. ':' .. lane .. ':' .. batch, unpack(made, handed + 1))
       begin_to_wait(class, lane, batch, #made - handed)
