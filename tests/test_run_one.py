@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import psutil
 import pytest
 from comfyui_sonic.command import main
 from comfyui_sonic.queue_bridge.config import Settings
@@ -129,6 +130,28 @@ def test_locally_a_video_is_made_without_any_server(
         assert min(video.streams.video[0].width, video.streams.video[0].height) == 256
         assert read_mark(video.metadata)
         assert json.loads(video.metadata["sonic"])["settings"]["dynamic_scale"] == 1.3
+
+
+@pytest.mark.slow
+def test_locally_in_a_comfyui_of_ones_own_the_engine_draft_makes_a_video_and_the_server_is_ended(
+    folder: Path, comfyui_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def servers() -> set[psutil.Process]:
+        return {one for one in psutil.Process().children(recursive=True) if "main.py" in " ".join(one.cmdline())}
+
+    before = servers()  # of other tests
+    flags = ["--comfyui", str(comfyui_path), "--engine", "draft", "--duration", "0.4", "--resolution", "256", "--json"]
+    assert run(folder, *flags, "--output", str(folder / "v.mp4")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], told["result"]["instance"], told["result"]["output"]) == (
+        "completed",
+        "local",
+        str(folder / "v.mp4"),
+    )
+    assert told["result"]["report"]["engine"] == "draft"
+    with av.open(folder / "v.mp4") as video:
+        assert sum(1 for _ in video.decode(video=0)) == 10
+    assert servers() <= before
 
 
 @pytest.mark.parametrize(
