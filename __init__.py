@@ -14,7 +14,7 @@ async def comfy_entrypoint():  # type: ignore[no-untyped-def]  # ComfyExtension 
     from .nodes.graph_folder import serve_graphs
     from .nodes.material import CHECKS
     from .queue_bridge.attach import attach
-    from .queue_bridge.serve_tab import serve_tab
+    from .queue_bridge.gateway.serve_tab import serve_tab
     from .sonic.quality import report_of
 
     attach(available_engines, CHECKS, report_of)

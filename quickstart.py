@@ -157,7 +157,7 @@ def make_videos(arguments: argparse.Namespace) -> int:
     """Set up, then hand over to the pack's own command."""
     comfyui = set_up()
     command = [
-        *(str(venv_program("python")), "-m", "comfyui_sonic.queue_bridge.run_folder"),
+        *(str(venv_program("python")), "-m", "comfyui_sonic.queue_bridge.commands.run_folder"),
         *("--comfyui", str(comfyui), "--directory", str(WORK), "--instances", str(arguments.instances)),
         *("--output", str(arguments.output.absolute()), "--port", str(arguments.port)),
         *(["--again"] if arguments.again else []),
@@ -171,7 +171,7 @@ def stop() -> int:
     if not venv_program("python").exists():
         say("No ComfyUI was left up here.")
         return 0
-    module = "comfyui_sonic.queue_bridge.run_folder"
+    module = "comfyui_sonic.queue_bridge.commands.run_folder"
     return become([str(venv_program("python")), "-m", module, "--stop", "--directory", str(WORK)])
 
 

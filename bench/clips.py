@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comfyui_sonic.queue_bridge.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
+from comfyui_sonic.queue_bridge.servers.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
 from comfyui_sonic.sonic.audio import read_sound
 from comfyui_sonic.sonic.checkpoints import missing_sonic_files, sonic_files
 from comfyui_sonic.sonic.draft.mouth_shapes import WEIGHTS as MOUTH_WEIGHTS

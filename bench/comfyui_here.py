@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from comfyui_sonic.queue_bridge.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
+from comfyui_sonic.queue_bridge.servers.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
 
 
 def import_comfyui(*, card: bool = False) -> None:

@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from comfyui_sonic.queue_bridge.config import load_settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer
 from comfyui_sonic.queue_bridge.errors import FleetError
-from comfyui_sonic.queue_bridge.fleet_state import told
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
+from comfyui_sonic.queue_bridge.servers.fleet_state import told
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store, Submission
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples" / "batch"

@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.figures import taken
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, new_job_id
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.queue.figures import taken
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from comfyui_sonic.queue_bridge.retry import FailureKind, judge
-from comfyui_sonic.queue_bridge.store import Store, Submission
 from comfyui_sonic.queue_bridge.tiers import tier_of_lane
 
 from .queue import database

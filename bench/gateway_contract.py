@@ -27,13 +27,13 @@ from pathlib import Path
 
 import aiohttp
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.gateway.api_keys import ApiKeys
 from comfyui_sonic.queue_bridge.job import JobRecord
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.store import Store
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store
 
 from .gateway_load import gateway, session_for, submissions_to
 from .queue import database

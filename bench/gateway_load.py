@@ -24,12 +24,12 @@ from typing import Any
 
 import aiohttp
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.gateway.api_keys import ApiKeys
 from comfyui_sonic.queue_bridge.job import JobRecord
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store
 
 from .queue import database
 

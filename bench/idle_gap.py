@@ -24,14 +24,14 @@ import wave
 from pathlib import Path
 from typing import Any
 
-from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.execution.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.job import JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.redis_server import RedisServer
-from comfyui_sonic.queue_bridge.store import Store, Submission
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 
 ROOT = Path(__file__).resolve().parent.parent
 POLLS_S = (1.0, 0.25)

@@ -28,7 +28,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 from comfyui_sonic.sonic.audio import read_sound
 from comfyui_sonic.sonic.portrait import read_picture
 from PIL import Image

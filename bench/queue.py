@@ -28,9 +28,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from comfyui_sonic.queue_bridge.instance import free_port
-from comfyui_sonic.queue_bridge.redis_connection import connect_sync
-from comfyui_sonic.queue_bridge.redis_program import find_server_program
+from comfyui_sonic.queue_bridge.database.redis_connection import connect_sync
+from comfyui_sonic.queue_bridge.database.redis_program import find_server_program
+from comfyui_sonic.queue_bridge.ports import free_port
 from redis.exceptions import RedisError
 
 PEERS = ("sonic", "floor", "celery", "arq", "taskiq", "streaq", "saq", "dramatiq", "rq", "bullmq")

@@ -28,7 +28,7 @@ import aiohttp
 from comfyui_sonic.queue_bridge.config import load_settings
 from comfyui_sonic.queue_bridge.errors import BridgeError, ConfigError, FileUnreachable, ObjectMissing
 from comfyui_sonic.queue_bridge.fetch_limits import Limits
-from comfyui_sonic.queue_bridge.storage import Storage
+from comfyui_sonic.queue_bridge.places.storage import Storage
 from comfyui_sonic.queue_bridge.storage_places import ObjectAddress, SecretSource, StoragePlace, object_address
 from yarl import URL
 

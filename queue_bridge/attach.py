@@ -16,35 +16,35 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .ahead import Checks
-from .alert_watch import AlertWatch
-from .comfy_client import ComfyClient
 from .config import Settings, load_settings
-from .deliver import deliver
-from .departure import depart_on_sigterm
-from .device_load import device_load
+from .database.redis_connection import connect, safe_url
 from .errors import BridgeError
+from .execution.ahead import Checks
+from .execution.comfy_client import ComfyClient
+from .execution.departure import depart_on_sigterm
+from .execution.device_load import device_load
+from .execution.lease import LeaseKeeper
+from .execution.old_results import OldResults
+from .execution.prompt_queue import PromptQueueRunner
+from .execution.unserved import Unserved
+from .execution.wishes import Leaving
+from .execution.worker import Worker
 from .health import UNHEALTHY, Health
-from .job_files import JobFiles
-from .job_places import JobPlaces
-from .lease import LeaseKeeper
-from .old_results import OldResults
-from .outbox import Outbox
-from .presence import Identity
+from .messages.deliver import deliver
+from .messages.outbox import Outbox
+from .oversight.alert_watch import AlertWatch
+from .pipelines.templates import SHIPPED, load_templates
+from .places.job_files import JobFiles
+from .places.job_places import JobPlaces
+from .places.storage import Storage
 from .prompt_events import PromptRunner, SavedFile
-from .prompt_queue import PromptQueueRunner
 from .quality_gate import Measure
-from .queue_view import QueueView
-from .redis_connection import connect, safe_url
-from .storage import Storage
+from .queue.presence import Identity
+from .queue.queue_view import QueueView
+from .queue.store import Store
 from .storage_places import is_object
-from .store import Store
-from .templates import SHIPPED, load_templates
 from .tiers import TIERS, lanes_of
 from .tracing import Tracing, tracing_for
-from .unserved import Unserved
-from .wishes import Leaving
-from .worker import Worker
 
 log = logging.getLogger("sonic.attach")
 

@@ -19,15 +19,15 @@ from celery import Celery, Task
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_revoked
 
+from .commands.one_job import followed, result_of, submission_of
 from .config import load_settings
+from .database.redis_connection import connect
 from .errors import BridgeError, ConfigError, QueueUnavailable, VideoNotMade
 from .job import ID, JobRecord
-from .one_job import followed, result_of, submission_of
-from .queue_view import QueueView
-from .redis_connection import connect
+from .pipelines.templates import SHIPPED, load_templates
+from .queue.queue_view import QueueView
+from .queue.store import Store
 from .states import TERMINAL
-from .store import Store
-from .templates import SHIPPED, load_templates
 
 log = logging.getLogger("sonic.celery")
 

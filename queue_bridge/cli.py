@@ -22,30 +22,30 @@ from typing import Any, TypeAlias
 
 from rich.console import Console
 
+from .commands.fleet_command import add_fleet_command, fleet, fleet_restart, fleet_status
+from .commands.operator_commands import add_operator_commands, cancel, dead, drain
+from .commands.outcomes import HEADS, as_json, every_job_completed, rows_of, summary
+from .commands.plan_command import add_plan_command, plan_fleet
+from .commands.run_one import add_run_command, check_files, run_one
+from .commands.show_jobs import show_until_ended
+from .commands.template_commands import add_template_commands
+from .commands.webhook_commands import add_webhook_commands, notify, webhooks
 from .config import Settings, load_settings
 from .console import JobsDisplay, console_for, print_json, print_table
+from .database.redis_connection import check_server, connect
 from .errors import BadJob, BridgeError, ConfigError
-from .fleet_command import add_fleet_command, fleet, fleet_restart, fleet_status
-from .follow import Follower
+from .execution.unserved import alerts
 from .gateway.command import add_gateway_commands, gateway, keys
+from .intake.orders import read_orders
+from .intake.watch_folder import FolderWatch
 from .job import CLASS_OF, DEFAULT_TEMPLATE, JobRecord, Value, checked_callback, checked_consent_id
-from .operator_commands import add_operator_commands, cancel, dead, drain
-from .orders import read_orders
-from .outcomes import HEADS, as_json, every_job_completed, rows_of, summary
-from .plan_command import add_plan_command, plan_fleet
-from .queue_view import QueueView
-from .redis_connection import check_server, connect
-from .run_one import add_run_command, check_files, run_one
-from .show_jobs import show_until_ended
+from .pipelines.submission import Defaults, Submitted, counts_line, make_output_folder, submit_orders
+from .pipelines.templates import SHIPPED, Template, load_templates
+from .queue.follow import Follower
+from .queue.queue_view import QueueView
+from .queue.store import Store
 from .states import State
-from .store import Store
-from .submission import Defaults, Submitted, counts_line, make_output_folder, submit_orders
-from .template_commands import add_template_commands
-from .templates import SHIPPED, Template, load_templates
 from .tracing import PARENT_VARIABLE, NoTracing, Span, Tracing, tracing_for
-from .unserved import alerts
-from .watch_folder import FolderWatch
-from .webhook_commands import add_webhook_commands, notify, webhooks
 
 WATCH_S = 1.0
 TRACED = ("submit", "run", "notify", "gateway")
@@ -151,7 +151,7 @@ def main(
         if arguments.command == "fleet":
             return _fleet(arguments)
         if arguments.command == "serve-redis":
-            from .serve_redis import serve_redis
+            from .commands.serve_redis import serve_redis
 
             durable = arguments.durable or load_settings().durable
             return serve_redis(arguments.data, arguments.port, durable=durable, as_json=arguments.json)
@@ -172,7 +172,7 @@ def _locally(arguments: argparse.Namespace, run_here: Callable[[argparse.Namespa
     check_files(arguments)
     named = arguments.comfyui or (os.environ.get("COMFYUI_PATH") if arguments.engine == "sonic" else None)
     if named:
-        from .run_in_comfyui import run_in_comfyui
+        from .commands.run_in_comfyui import run_in_comfyui
 
         return run_in_comfyui(arguments, Path(named))
     if arguments.models:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.follow import Follower
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.database.redis_connection import connect, connect_sync
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, Value, new_job_id
-from comfyui_sonic.queue_bridge.keys import Keys
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect, connect_sync
-from comfyui_sonic.queue_bridge.store import Store, Submission
+from comfyui_sonic.queue_bridge.queue.follow import Follower
+from comfyui_sonic.queue_bridge.queue.keys import Keys
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 
 from .certificates import signing_environment
 from .collector import Collector

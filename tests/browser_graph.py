@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from comfyui_sonic.queue_bridge.template_check import NodeTypes, choices_of, inputs_of
+from comfyui_sonic.queue_bridge.pipelines.template_check import NodeTypes, choices_of, inputs_of
 
 Json = dict[str, Any]
 SHOWN_ONLY = ("Note", "MarkdownNote")

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
+from comfyui_sonic.queue_bridge.database.redis_program import ServerProgram, find_server_program
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer
 from comfyui_sonic.queue_bridge.errors import InstanceError, RedisServerError
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
-from comfyui_sonic.queue_bridge.redis_program import ServerProgram, find_server_program
-from comfyui_sonic.queue_bridge.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.execution.comfy_client import ComfyClient
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 
 from .bridge_fixture import Bridge, start_bridge
 from .browser_fixture import chromium, find_chromium

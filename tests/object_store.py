@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfyui_sonic.queue_bridge.fetch_limits import Limits
-from comfyui_sonic.queue_bridge.storage import Storage
+from comfyui_sonic.queue_bridge.places.storage import Storage
 from comfyui_sonic.queue_bridge.storage_places import SecretSource, StoragePlace
 
 REGION = "us-east-1"

@@ -6,15 +6,15 @@ import asyncio
 import json
 from dataclasses import replace
 
-from comfyui_sonic.queue_bridge.alert_watch import AlertWatch
 from comfyui_sonic.queue_bridge.alerts import CONFIRMED, AlertLimits, Facts, News, Standing, decide
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.job import JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.outbox import Outbox
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store, Submission
+from comfyui_sonic.queue_bridge.messages.outbox import Outbox
+from comfyui_sonic.queue_bridge.oversight.alert_watch import AlertWatch
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from comfyui_sonic.queue_bridge.webhook import Endpoint
 
 LIMITS = AlertLimits(backlog=100, oldest_s=600.0, failure_rate=0.2, window_s=1800.0)

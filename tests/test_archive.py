@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from comfyui_sonic.queue_bridge import archive as archive_module
-from comfyui_sonic.queue_bridge.archive import Limits, unpack
 from comfyui_sonic.queue_bridge.errors import ArchiveError
+from comfyui_sonic.queue_bridge.intake import archive as archive_module
+from comfyui_sonic.queue_bridge.intake.archive import Limits, unpack
 from hypothesis import given
 from hypothesis import strategies as st
 

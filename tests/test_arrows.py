@@ -124,13 +124,37 @@ BRIDGE_CORE = [
 
 
 def test_the_core_of_the_bridge_needs_next_to_the_standard_library_nothing_that_talks() -> None:
+    places = {path.stem: path for path in (ROOT / "queue_bridge").rglob("*.py") if "gateway" not in path.parts}
     for name in BRIDGE_CORE:
-        for module, ours in imports(ROOT / "queue_bridge" / f"{name}.py"):
+        for module, ours in imports(places[name]):
             if ours:
                 assert module.rpartition(".")[2] in BRIDGE_CORE, f"{name} imports {module}"
             else:
                 known = module.split(".")[0] in sys.stdlib_module_names or (name, module) in PLAIN_LIBRARIES
                 assert known, f"{name} imports {module}"
+
+
+# Below are those that it may need, above who may need it. The files beside the rooms are below them all, but for those
+# that put everything together.
+ROOMS = (
+    *("database", "intake", "places", "queue", "messages", "pipelines", "servers", "execution", "oversight"),
+    *("commands", "gateway"),
+)
+ENTRIES = {"__main__", "attach", "celery_app", "cli"}
+
+
+def test_the_rooms_of_the_bridge_need_those_below_them_only() -> None:
+    floors = {name: number for number, name in enumerate(ROOMS, 1)}
+
+    def floor(name: str) -> int:
+        first = name.split(".")[1]
+        return floors.get(first, len(ROOMS) + 1 if first in ENTRIES else 0)
+
+    for path in (ROOT / "queue_bridge").rglob("*.py"):
+        name = name_of(path)
+        for found, ours in imports(path):
+            if ours and name != "queue_bridge":
+                assert floor(found) <= floor(name), f"{name} needs {found}"
 
 
 def test_the_root_imports_nothing_of_ours_before_comfyui_asks() -> None:
@@ -141,11 +165,11 @@ def test_the_root_imports_nothing_of_ours_before_comfyui_asks() -> None:
     "name",
     [
         "quickstart.py",
-        "queue_bridge/archive.py",
-        "queue_bridge/instance.py",
-        "queue_bridge/manifest.py",
-        "queue_bridge/orders.py",
-        "queue_bridge/pairing.py",
+        "queue_bridge/intake/archive.py",
+        "queue_bridge/servers/instance.py",
+        "queue_bridge/intake/manifest.py",
+        "queue_bridge/intake/orders.py",
+        "queue_bridge/intake/pairing.py",
     ],
 )
 def test_what_runs_before_anything_is_installed_needs_the_standard_library_only(name: str) -> None:

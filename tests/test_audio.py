@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from comfyui_sonic.queue_bridge.gateway import media
-from comfyui_sonic.queue_bridge.sound_length import sound_length_s
+from comfyui_sonic.queue_bridge.places.sound_length import sound_length_s
 from comfyui_sonic.sonic.audio import check_sound, loudest_moment, read_sound, speech_for_models, used_part
 from comfyui_sonic.sonic.errors import BadSound
 from comfyui_sonic.sonic.prepared import Sound

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.errors import BadJob, PromptFailed, QueueForbidden
 from comfyui_sonic.queue_bridge.job import SPEC_BYTES, JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.job_files import JobFiles
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.places.job_files import JobFiles
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from comfyui_sonic.queue_bridge.retry import FailureKind, Verdict, kind_of
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store, Submission
 from redis.asyncio import Redis
 
 from .test_store import LANES, Bench, bench, spec
@@ -296,7 +296,7 @@ import json, resource, sys
 from pathlib import Path
 from comfyui_sonic.queue_bridge.errors import BridgeError
 from comfyui_sonic.queue_bridge.job import JobSpec
-from comfyui_sonic.queue_bridge.job_files import JobFiles
+from comfyui_sonic.queue_bridge.places.job_files import JobFiles
 from comfyui_sonic.queue_bridge.retry import kind_of
 
 what, root, comfyui = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])

@@ -15,8 +15,8 @@ import pytest
 from comfyui_sonic.bench.queue import database, measured
 from comfyui_sonic.bench.queue_peers.job import payload
 from comfyui_sonic.bench.queue_peers.sonic_peer import SETTINGS, submission
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.queue.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import av
 import pytest
-from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.execution.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.job import JobRecord
-from comfyui_sonic.queue_bridge.job_files import JobFiles
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.places.job_files import JobFiles
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 from comfyui_sonic.queue_bridge.states import State
 
 from .bridge_fixture import ROOT, Bridge, BridgeQueue, environment

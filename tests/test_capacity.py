@@ -7,14 +7,14 @@ import json
 
 import pytest
 from comfyui_sonic.bench.fleet_sim import Day, simulate
-from comfyui_sonic.queue_bridge.capacity import measured, plan
 from comfyui_sonic.queue_bridge.cli import main
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.figures import Figures, Seconds, taken
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store, Submission
+from comfyui_sonic.queue_bridge.oversight.capacity import measured, plan
+from comfyui_sonic.queue_bridge.queue.figures import Figures, Seconds, taken
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 
 
 def test_cards_and_cost_follow_from_jobs_time_and_the_part_of_it_that_a_card_works() -> None:

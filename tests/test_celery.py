@@ -20,14 +20,14 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.instance import free_port
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.job import JobRecord, new_job_id
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.ports import free_port
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Idle, Store
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Idle, Store
 
 celery = pytest.importorskip("celery", reason="Celery is not installed: pip install celery")
 

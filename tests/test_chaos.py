@@ -13,15 +13,15 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from comfyui_sonic.bench.chaos.wire import EDGES, Link, Trap, Wire
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.job_files import JobFiles
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.scripts import Scripts
+from comfyui_sonic.queue_bridge.places.job_files import JobFiles
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.scripts import Scripts
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store, Submission
 
 from .bridge_fixture import ROOT, environment
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from comfyui_sonic.queue_bridge.database.redis_connection import connect_sync
 from comfyui_sonic.queue_bridge.job import new_job_id
-from comfyui_sonic.queue_bridge.redis_connection import connect_sync
 
 pytestmark = pytest.mark.slow
 

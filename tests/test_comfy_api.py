@@ -29,17 +29,17 @@ from comfy_sdk.exceptions import (
     Unauthorized,
     WorkflowFormatUi,
 )
-from comfyui_sonic.queue_bridge.asset_records import AssetRecords
 from comfyui_sonic.queue_bridge.errors import BadWorkflow
+from comfyui_sonic.queue_bridge.execution.result_bundle import bundle
 from comfyui_sonic.queue_bridge.gateway.places import Places
 from comfyui_sonic.queue_bridge.gateway.uploads import YOUNG_S, OldUploads
 from comfyui_sonic.queue_bridge.job import FILE, RAW
-from comfyui_sonic.queue_bridge.job_prompt import prompt_of
+from comfyui_sonic.queue_bridge.pipelines.job_prompt import prompt_of
+from comfyui_sonic.queue_bridge.pipelines.templates import SHIPPED
 from comfyui_sonic.queue_bridge.prompt_events import PromptResult
-from comfyui_sonic.queue_bridge.result_bundle import bundle
+from comfyui_sonic.queue_bridge.queue.asset_records import AssetRecords
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.templates import SHIPPED
 
 from .gateway_fixture import GatewayHands, gateway_hands
 from .test_gateway_tasks import picture, recording

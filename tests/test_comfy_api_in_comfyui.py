@@ -9,7 +9,7 @@ import av
 import pytest
 from comfy_sdk import AsyncComfy, JobFailed
 from comfy_sdk.events import OutputReady, Progress, StatusChange
-from comfyui_sonic.queue_bridge.templates import SHIPPED
+from comfyui_sonic.queue_bridge.pipelines.templates import SHIPPED
 from PIL import Image
 
 from .bridge_fixture import RAW_NODES, ROOT, Bridge

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge import errors as bridge_errors
-from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.errors import (
     BridgeError,
     InstanceError,
@@ -19,7 +18,8 @@ from comfyui_sonic.queue_bridge.errors import (
     PromptInterrupted,
     PromptRejected,
 )
-from comfyui_sonic.queue_bridge.instance import free_port
+from comfyui_sonic.queue_bridge.execution.comfy_client import ComfyClient
+from comfyui_sonic.queue_bridge.ports import free_port
 from comfyui_sonic.queue_bridge.prompt_events import Progress, ProgressMeter, failure, rejection
 from comfyui_sonic.sonic import errors as sonic_errors
 from PIL import Image

@@ -11,12 +11,12 @@ import time
 
 import pytest
 from comfyui_sonic.queue_bridge.errors import StartStopped
-from comfyui_sonic.queue_bridge.wishes import Leaving
+from comfyui_sonic.queue_bridge.execution.wishes import Leaving
 
 SERVER = """
 import asyncio, signal, sys
-from comfyui_sonic.queue_bridge.departure import depart_on_sigterm
-from comfyui_sonic.queue_bridge.wishes import Leaving
+from comfyui_sonic.queue_bridge.execution.departure import depart_on_sigterm
+from comfyui_sonic.queue_bridge.execution.wishes import Leaving
 
 async def job(leaving):
     sleep = asyncio.create_task(asyncio.sleep({seconds}))

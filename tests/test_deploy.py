@@ -16,10 +16,10 @@ import kubernetes_validate
 import pytest
 import yaml
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.figures import STAGES, taken
 from comfyui_sonic.queue_bridge.job import JobRecord
-from comfyui_sonic.queue_bridge.keys import GROUP, Keys
-from comfyui_sonic.queue_bridge.scaling import load_of, loads
+from comfyui_sonic.queue_bridge.oversight.scaling import load_of, loads
+from comfyui_sonic.queue_bridge.queue.figures import STAGES, taken
+from comfyui_sonic.queue_bridge.queue.keys import GROUP, Keys
 from comfyui_sonic.queue_bridge.tiers import TIERS
 
 from .gateway_fixture import GatewayHands, gateway_hands

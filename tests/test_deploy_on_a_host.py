@@ -16,7 +16,7 @@ import pytest
 import yaml
 from comfyui_sonic.queue_bridge.cli import parser
 from comfyui_sonic.queue_bridge.config import Settings, load_settings
-from comfyui_sonic.queue_bridge.fleet_place import MORE_S
+from comfyui_sonic.queue_bridge.servers.fleet_place import MORE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "deploy" / "systemd" / "sonic-fleet.service"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from comfyui_sonic.queue_bridge.devices import Device, cards_of_list, chosen, processors
 from comfyui_sonic.queue_bridge.errors import FleetError
+from comfyui_sonic.queue_bridge.servers.devices import Device, cards_of_list, chosen, processors
 
 TWO = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-4d2f1c00-0000-0000-0000-000000000001)
 GPU 1: NVIDIA RTX 4090 (UUID: GPU-9b7e1c00-0000-0000-0000-000000000002)

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.device_load import device_load
-from comfyui_sonic.queue_bridge.figures import BUCKETS_S, RETURNS, Figures, taken
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.execution.device_load import device_load
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.queue.figures import BUCKETS_S, RETURNS, Figures, taken
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from comfyui_sonic.queue_bridge.retry import FailureKind, RetryPolicy, judge
-from comfyui_sonic.queue_bridge.store import Store, Submission
 
 NOW = RetryPolicy(retries=1, backoff_s=0.0)
 

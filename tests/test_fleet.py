@@ -17,20 +17,20 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.cli import parser
+from comfyui_sonic.queue_bridge.commands.fleet_command import fleet_status, plan_of
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.devices import Device
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.errors import BridgeError, FleetError
-from comfyui_sonic.queue_bridge.fleet import Fleet, Plan
-from comfyui_sonic.queue_bridge.fleet_command import fleet_status, plan_of
-from comfyui_sonic.queue_bridge.fleet_folders import lay_out
-from comfyui_sonic.queue_bridge.fleet_place import Phase
-from comfyui_sonic.queue_bridge.fleet_state import owned, tell, told
 from comfyui_sonic.queue_bridge.job import new_job_id
-from comfyui_sonic.queue_bridge.keys import Keys
-from comfyui_sonic.queue_bridge.log_files import turn, turn_if_large
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store
+from comfyui_sonic.queue_bridge.queue.keys import Keys
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store
+from comfyui_sonic.queue_bridge.servers.devices import Device
+from comfyui_sonic.queue_bridge.servers.fleet import Fleet, Plan
+from comfyui_sonic.queue_bridge.servers.fleet_folders import lay_out
+from comfyui_sonic.queue_bridge.servers.fleet_place import Phase
+from comfyui_sonic.queue_bridge.servers.fleet_state import owned, tell, told
+from comfyui_sonic.queue_bridge.servers.log_files import turn, turn_if_large
 
 from .test_instance import process_lives
 
@@ -53,9 +53,9 @@ if behave == "out":
 sys.path[:0] = {path!r}
 import asyncio
 from comfyui_sonic.queue_bridge.config import load_settings
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.queue.store import Store
 
 async def main():
     settings = load_settings()
@@ -234,7 +234,7 @@ def test_the_servers_end_when_the_fleet_is_killed(redis_url: str, tmp_path: Path
     folder = tmp_path / "fleet"
     script = (  # no server on the processor, which begins with torch and takes long
         "import sys; from comfyui_sonic.queue_bridge import cli, fleet_command as f; "
-        "from comfyui_sonic.queue_bridge.devices import Device; "
+        "from comfyui_sonic.queue_bridge.servers.devices import Device; "
         "f.processors = lambda count: [Device('gpu0', 'GPU-0')]; sys.exit(cli.main())"
     )
     command = [sys.executable, "-c", script, "fleet", "--comfyui", comfyui, "--folder", folder, "--cpu", "1"]

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.config import load_settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.errors import FleetError
-from comfyui_sonic.queue_bridge.fleet_state import told
-from comfyui_sonic.queue_bridge.instance import install_pack
 from comfyui_sonic.queue_bridge.job import new_job_id
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store
+from comfyui_sonic.queue_bridge.servers.fleet_state import told
+from comfyui_sonic.queue_bridge.servers.instance import install_pack
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store
 
 from .bridge_fixture import ROOT, Bridge, BridgeQueue, environment
 from .test_instance import process_lives

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from comfyui_sonic.queue_bridge.fleet_place import CRASH_LOOP, MORE_S, Action, Patience, Phase, Place, Seen
+from comfyui_sonic.queue_bridge.servers.fleet_place import CRASH_LOOP, MORE_S, Action, Patience, Phase, Place, Seen
 from hypothesis import given
 from hypothesis import strategies as st
 

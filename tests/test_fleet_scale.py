@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from comfyui_sonic.queue_bridge.fleet_scale import Backlog, Decision, Limits, Past, Seat, decide
+from comfyui_sonic.queue_bridge.servers.fleet_scale import Backlog, Decision, Limits, Past, Seat, decide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer, ServerProgram
 from comfyui_sonic.queue_bridge.errors import BadJob, ConfigError
 from comfyui_sonic.queue_bridge.gateway.serve import Listening, listening
 from comfyui_sonic.queue_bridge.job import new_job_id
-from comfyui_sonic.queue_bridge.redis_server import RedisServer, ServerProgram
 
 from .gateway_fixture import GatewayHands, gateway_hands
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.errors import BacklogFull
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store, Submission
 
 ME = "0a1b2c3d"
 

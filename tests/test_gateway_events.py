@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_sonic.queue_bridge.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from comfyui_sonic.queue_bridge.asset_records import AssetRecords
 from comfyui_sonic.queue_bridge.gateway.places import Places
 from comfyui_sonic.queue_bridge.gateway.uploads import YOUNG_S, OldUploads
 from comfyui_sonic.queue_bridge.job import FIELDS
+from comfyui_sonic.queue_bridge.queue.asset_records import AssetRecords
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
 from PIL import Image

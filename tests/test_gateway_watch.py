@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.gateway.event_stream import WATCHED_TASKS, Watcher
-from comfyui_sonic.queue_bridge.presence import Identity, registration
+from comfyui_sonic.queue_bridge.queue.presence import Identity, registration
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
 from PIL import Image

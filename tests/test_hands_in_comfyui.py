@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.execution.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.job import JobRecord
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 from comfyui_sonic.queue_bridge.states import State
 
 from .bridge_fixture import NAMES, ROOT, Bridge, BridgeQueue, environment

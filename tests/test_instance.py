@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_sonic.queue_bridge.errors import InstanceError
-from comfyui_sonic.queue_bridge.instance import (
+from comfyui_sonic.queue_bridge.servers.instance import (
     Instance,
     end_process_group,
     free_port,
@@ -137,7 +137,7 @@ def test_a_server_ends_when_the_process_that_started_it_is_killed(comfyui_path: 
     script = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from comfyui_sonic.queue_bridge.instance import Instance
+        from comfyui_sonic.queue_bridge.servers.instance import Instance
         instance = Instance(Path({str(comfyui_path)!r}), Path({str(tmp_path)!r}))
         instance.start()
         instance.wait_until_ready()

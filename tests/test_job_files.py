@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from comfyui_sonic.queue_bridge.errors import BadJob, FileUnreachable
 from comfyui_sonic.queue_bridge.job import JobSpec
-from comfyui_sonic.queue_bridge.job_files import JobFiles
+from comfyui_sonic.queue_bridge.places.job_files import JobFiles
 
 as_user = pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
 

@@ -19,15 +19,15 @@ from pathlib import Path
 import psutil
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer
 from comfyui_sonic.queue_bridge.errors import LeaseLost, QueueUnavailable
+from comfyui_sonic.queue_bridge.execution.lease import LeaseKeeper
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.lease import LeaseKeeper
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission, Unregistered
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store, Submission, Unregistered
 
 pytestmark = pytest.mark.slow
 
@@ -211,12 +211,12 @@ async def test_what_an_instance_says_of_itself_is_seen(settings: Settings, keepe
 INSTANCE = """
 import asyncio, ctypes, os, sys, threading, time
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.lease import LeaseKeeper
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.execution.lease import LeaseKeeper
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store, settlement
+from comfyui_sonic.queue_bridge.queue.store import Store, settlement
 
 settings = Settings(url=os.environ["URL"], queue=sys.argv[1], lease_s=float(sys.argv[2]), heartbeat_s=0.1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from comfyui_sonic.queue_bridge.local_turns import LocalPrompts, number_of_job, queue_may_claim
+from comfyui_sonic.queue_bridge.execution.local_turns import LocalPrompts, number_of_job, queue_may_claim
 
 
 @pytest.mark.parametrize(

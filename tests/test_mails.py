@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.deliver import Mails
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.execution.unserved import LOOKS, Unserved
 from comfyui_sonic.queue_bridge.job import JobSpec, new_job_id
 from comfyui_sonic.queue_bridge.mail import Digest, MailServer, message
-from comfyui_sonic.queue_bridge.outbox import Outbox
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.messages.deliver import Mails
+from comfyui_sonic.queue_bridge.messages.outbox import Outbox
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store, Submission
-from comfyui_sonic.queue_bridge.unserved import LOOKS, Unserved
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 DEAD = Verdict(State.FAILED, "retries used up", dead_letter=True, counter="failures")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_sonic.queue_bridge.errors import ManifestError
-from comfyui_sonic.queue_bridge.manifest import Entry, Scalar, read_manifest
+from comfyui_sonic.queue_bridge.intake.manifest import Entry, Scalar, read_manifest
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from comfyui_sonic.queue_bridge.ahead import Ahead
-from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
+from comfyui_sonic.queue_bridge.execution.ahead import Ahead
+from comfyui_sonic.queue_bridge.execution.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, new_job_id
-from comfyui_sonic.queue_bridge.job_files import JobFiles
-from comfyui_sonic.queue_bridge.job_places import JobPlaces
-from comfyui_sonic.queue_bridge.presence import Identity
+from comfyui_sonic.queue_bridge.pipelines.templates import SHIPPED, load_templates
+from comfyui_sonic.queue_bridge.places.job_files import JobFiles
+from comfyui_sonic.queue_bridge.places.job_places import JobPlaces
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.store import Idle, Submission
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Idle, Submission
-from comfyui_sonic.queue_bridge.templates import SHIPPED, load_templates
 from comfyui_sonic.queue_bridge.web_address import Reach
 from comfyui_sonic.sonic.errors import BadPortrait
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from comfyui_sonic.queue_bridge.instance import Instance
+from comfyui_sonic.queue_bridge.servers.instance import Instance
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCALES = ROOT / "locales"

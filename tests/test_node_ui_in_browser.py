@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_sonic.queue_bridge.instance import Instance
+from comfyui_sonic.queue_bridge.servers.instance import Instance
 
 from .browser_fixture import Page, new_page
 from .frontend_fixture import node, open_frontend, run_graph, settings, show_graph

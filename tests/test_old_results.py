@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.execution.old_results import A_CALL, OldResults
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.job_files import JobFiles
-from comfyui_sonic.queue_bridge.job_places import JobPlaces
-from comfyui_sonic.queue_bridge.old_results import A_CALL, OldResults
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store, Submission
+from comfyui_sonic.queue_bridge.places.job_files import JobFiles
+from comfyui_sonic.queue_bridge.places.job_places import JobPlaces
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 
 DAY_S = 24 * 3600.0
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from comfyui_sonic.queue_bridge.errors import ArchiveError, ManifestError, PairingError
-from comfyui_sonic.queue_bridge.orders import Order, Orders, read_orders
-from comfyui_sonic.queue_bridge.pairing import LeftOut, comparable
+from comfyui_sonic.queue_bridge.intake.orders import Order, Orders, read_orders
+from comfyui_sonic.queue_bridge.intake.pairing import LeftOut, comparable
 from hypothesis import given
 from hypothesis import strategies as st
 

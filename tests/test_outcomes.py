@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_sonic.queue_bridge.console import JobsDisplay, console_for, print_table
-from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec
-from comfyui_sonic.queue_bridge.orders import Order
-from comfyui_sonic.queue_bridge.outcomes import (
+from comfyui_sonic.queue_bridge.commands.outcomes import (
     HEADS,
     every_job_completed,
     every_usable_order_has_its_video,
     rows_of,
     summary,
 )
-from comfyui_sonic.queue_bridge.pairing import LeftOut
+from comfyui_sonic.queue_bridge.console import JobsDisplay, console_for, print_table
+from comfyui_sonic.queue_bridge.intake.orders import Order
+from comfyui_sonic.queue_bridge.intake.pairing import LeftOut
+from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec
+from comfyui_sonic.queue_bridge.pipelines.submission import Submitted, Tracked
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.submission import Submitted, Tracked
 
 RESULT = {"seconds": 4.2, "instance": "gpu-1", "report": {"engine": "draft", "seconds": 3.987, "notes": ["Cut."]}}
 

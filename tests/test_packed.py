@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from comfyui_sonic.queue_bridge.errors import BadJob
 from comfyui_sonic.queue_bridge.job import JobRecord
-from comfyui_sonic.queue_bridge.keys import BUCKET
 from comfyui_sonic.queue_bridge.packed import FORMAT, QUICK_FORMAT, packed, quickly_packed, short_key, unpacked
+from comfyui_sonic.queue_bridge.queue.keys import BUCKET
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_sonic.queue_bridge.errors import PairingError
-from comfyui_sonic.queue_bridge.pairing import pair_folder
+from comfyui_sonic.queue_bridge.intake.pairing import pair_folder
 from hypothesis import given
 from hypothesis import strategies as st
 

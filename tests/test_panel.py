@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from comfyui_sonic.queue_bridge.gateway.serve import Listening, listening
+from comfyui_sonic.queue_bridge.intake.pairing import pair_folder
 from comfyui_sonic.queue_bridge.job import JobSpec
-from comfyui_sonic.queue_bridge.pairing import pair_folder
-from comfyui_sonic.queue_bridge.presence import Identity, registration
+from comfyui_sonic.queue_bridge.pipelines.templates import SHIPPED, load_templates
+from comfyui_sonic.queue_bridge.queue.presence import Identity, registration
+from comfyui_sonic.queue_bridge.queue.store import Submission
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Submission
-from comfyui_sonic.queue_bridge.templates import SHIPPED, load_templates
 
 from .bridge_fixture import ROOT, Bridge
 from .browser_fixture import Page, new_page

@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import TestServer
 from comfyui_sonic.queue_bridge.errors import AddressRefused, BridgeError, FileUnreachable, JobError
 from comfyui_sonic.queue_bridge.fetch_limits import Limits
-from comfyui_sonic.queue_bridge.public_http import REDIRECTS_MAX, _Answer, fetch, open_public_session
+from comfyui_sonic.queue_bridge.places.public_http import REDIRECTS_MAX, _Answer, fetch, open_public_session
 from comfyui_sonic.queue_bridge.web_address import Reach, check_address, safe_address
 from yarl import URL
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.errors import LeaseLost, StartStopped
 from comfyui_sonic.queue_bridge.job import CLASS_OF, JobRecord, JobSpec, Priority, new_job_id
-from comfyui_sonic.queue_bridge.keys import CLASSES
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.queue.keys import CLASSES
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Idle, Store, Submission, Unregistered
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import TERMINAL, State
-from comfyui_sonic.queue_bridge.store import Idle, Store, Submission, Unregistered
 from comfyui_sonic.queue_bridge.tiers import TIERS
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.quick_connection import QuickClient
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.quick_connection import QuickClient
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store, Submission
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from comfyui_sonic.queue_bridge.redis_server import running_server
+from comfyui_sonic.queue_bridge.database.redis_server import running_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -158,7 +158,7 @@ def folder_with_a_good_and_a_broken_pair(tmp_path: Path) -> Path:
 
 def run_folder_command(comfyui_path: Path, tmp_path: Path, folder: Path) -> list[str]:
     places = ["--directory", str(tmp_path / "base"), "--output", str(tmp_path / "out"), str(folder)]
-    module = "comfyui_sonic.queue_bridge.run_folder"
+    module = "comfyui_sonic.queue_bridge.commands.run_folder"
     return [sys.executable, "-m", module, "--instances", "1", "--comfyui", str(comfyui_path), *places]
 
 

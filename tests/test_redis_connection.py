@@ -14,9 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from comfyui_sonic.queue_bridge.errors import QueueUnavailable
-from comfyui_sonic.queue_bridge.instance import free_port
-from comfyui_sonic.queue_bridge.redis_connection import (
+from comfyui_sonic.queue_bridge.database.redis_connection import (
     answer_to,
     as_queue_error,
     check_server,
@@ -25,8 +23,10 @@ from comfyui_sonic.queue_bridge.redis_connection import (
     queue_errors,
     safe_url,
 )
-from comfyui_sonic.queue_bridge.redis_program import ServerProgram
-from comfyui_sonic.queue_bridge.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.database.redis_program import ServerProgram
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.errors import QueueUnavailable
+from comfyui_sonic.queue_bridge.ports import free_port
 from redis.exceptions import RedisError, ResponseError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no database server can be started there")

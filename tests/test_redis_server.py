@@ -20,12 +20,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from comfyui_sonic.queue_bridge import redis_program as program_module
-from comfyui_sonic.queue_bridge import redis_server as server_module
+from comfyui_sonic.queue_bridge.database import redis_program as program_module
+from comfyui_sonic.queue_bridge.database import redis_server as server_module
+from comfyui_sonic.queue_bridge.database.redis_connection import connect_sync
+from comfyui_sonic.queue_bridge.database.redis_program import ServerProgram, find_server_program
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer, running_server, stop_running
 from comfyui_sonic.queue_bridge.errors import RedisServerError
-from comfyui_sonic.queue_bridge.redis_connection import connect_sync
-from comfyui_sonic.queue_bridge.redis_program import ServerProgram, find_server_program
-from comfyui_sonic.queue_bridge.redis_server import RedisServer, running_server, stop_running
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="on Windows a server is named by its URL")
 
@@ -75,7 +75,7 @@ def starter(folder: Path, *, outlives_us: bool = True) -> subprocess.Popen[str]:
     """Another process that starts (or joins) the server when it is told to, says so, and waits."""
     script = textwrap.dedent(f"""
         import pathlib, sys
-        from comfyui_sonic.queue_bridge.redis_server import RedisServer, running_server
+        from comfyui_sonic.queue_bridge.database.redis_server import RedisServer, running_server
         server = RedisServer(pathlib.Path({str(folder)!r}), outlives_us={outlives_us})
         print("ready", flush=True)
         sys.stdin.readline()

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Value, new_job_id
-from comfyui_sonic.queue_bridge.store import Submission
+from comfyui_sonic.queue_bridge.queue.store import Submission
 
 from .bridge_fixture import ROOT, Bridge
 from .certificates import SIGNER, can_sign

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from comfyui_sonic.queue_bridge.instance import Instance
+from comfyui_sonic.queue_bridge.servers.instance import Instance
 from comfyui_sonic.queue_bridge.states import State
 
 from .bridge_fixture import ROOT, Bridge, BridgeQueue

@@ -17,21 +17,21 @@ import aiohttp
 import pytest
 from aiohttp import web
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.database.redis_program import ServerProgram
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer
 from comfyui_sonic.queue_bridge.errors import BadJob, BadWorkflow
 from comfyui_sonic.queue_bridge.gateway.api_keys import ApiKeys
 from comfyui_sonic.queue_bridge.gateway.places import Places
+from comfyui_sonic.queue_bridge.gateway.serve_tab import BELOW
 from comfyui_sonic.queue_bridge.gateway.tab import Folders, off_app, tab_app
-from comfyui_sonic.queue_bridge.graph_material import material_of
 from comfyui_sonic.queue_bridge.job import JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.redis_program import ServerProgram
-from comfyui_sonic.queue_bridge.redis_server import RedisServer
-from comfyui_sonic.queue_bridge.serve_tab import BELOW
+from comfyui_sonic.queue_bridge.pipelines.graph_material import material_of
+from comfyui_sonic.queue_bridge.pipelines.templates import SHIPPED, Template, load_templates
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store, Submission
-from comfyui_sonic.queue_bridge.templates import SHIPPED, Template, load_templates
 
 from .gateway_fixture import Answer
 from .small_video import small_video

@@ -22,7 +22,7 @@ def test_the_drawing_is_the_table() -> None:
 
 def test_every_cause_that_a_script_or_a_verdict_names_is_in_the_table() -> None:
     causes = {cause for causes in TRANSITIONS.values() for cause in causes}
-    scripts = "\n".join(path.read_text(encoding="utf-8") for path in (BRIDGE / "lua").glob("*.lua"))
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in (BRIDGE / "queue" / "lua").glob("*.lua"))
     first = (r"give_back\(\w+, [^,']+", r"emit\(\w+, '\w+'", r"finish\(\w+, \w+, '\w+'")
     calls = [f"{call}, '([^']+)'" for call in first]
     no_transitions = {"submitted", "progress", "staged", "to be cancelled"}

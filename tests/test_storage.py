@@ -18,22 +18,22 @@ import requests
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from comfyui_sonic.queue_bridge.config import Settings, load_settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.errors import BadJob, BridgeError, ConfigError, FileUnreachable, JobError, ObjectMissing
+from comfyui_sonic.queue_bridge.execution.old_results import OldResults
 from comfyui_sonic.queue_bridge.fetch_limits import Limits
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.job_files import JobFiles
-from comfyui_sonic.queue_bridge.job_places import JobPlaces, output_address, plain_name
-from comfyui_sonic.queue_bridge.old_results import OldResults
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.storage import Storage
+from comfyui_sonic.queue_bridge.places.job_files import JobFiles
+from comfyui_sonic.queue_bridge.places.job_places import JobPlaces, output_address, plain_name
+from comfyui_sonic.queue_bridge.places.storage import Storage
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from comfyui_sonic.queue_bridge.storage_places import (
     SecretSource,
     StoragePlace,
     object_address,
     places_of_buckets,
 )
-from comfyui_sonic.queue_bridge.store import Store, Submission
 
 from .object_store import LIMITS, ObjectStore, check_keys
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.errors import LeaseLost
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.job_files import JobFiles
-from comfyui_sonic.queue_bridge.job_places import JobPlaces
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.places.job_files import JobFiles
+from comfyui_sonic.queue_bridge.places.job_places import JobPlaces
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store, Submission
 
 from .bridge_fixture import Bridge, BridgeQueue
 from .object_store import ObjectStore

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.errors import LeaseLost
 from comfyui_sonic.queue_bridge.job import FILE, RAW, JobRecord, JobSpec, Priority, new_job_id
 from comfyui_sonic.queue_bridge.packed import short_key
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Idle, Store, Submission, Unregistered
 from comfyui_sonic.queue_bridge.retry import FailureKind, Verdict, judge
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Idle, Store, Submission, Unregistered
 
 LANES = ("512", "768", "1024")
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from comfyui_sonic.queue_bridge import cli
 from comfyui_sonic.queue_bridge.errors import TemplateError
-from comfyui_sonic.queue_bridge.template_check import NOT_EXPORTED, faults_of
-from comfyui_sonic.queue_bridge.template_declaration import Declaration, declared
-from comfyui_sonic.queue_bridge.templates import load_templates, parse_template
+from comfyui_sonic.queue_bridge.pipelines.template_check import NOT_EXPORTED, faults_of
+from comfyui_sonic.queue_bridge.pipelines.template_declaration import Declaration, declared
+from comfyui_sonic.queue_bridge.pipelines.templates import load_templates, parse_template
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., int]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.errors import BadJob, TemplateError
-from comfyui_sonic.queue_bridge.templates import Template, load_templates, parse_template, template_named
+from comfyui_sonic.queue_bridge.pipelines.templates import Template, load_templates, parse_template, template_named
 
 API = Path(__file__).resolve().parent.parent / "workflows" / "api"
 FILES = {"image": "sonic/j/a.png", "audio": "sonic/j/a.wav", "output_prefix": "sonic/j/1/video"}

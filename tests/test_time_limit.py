@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from comfyui_sonic.queue_bridge.sound_length import sound_length_s
-from comfyui_sonic.queue_bridge.time_limit import START_S, time_limit_s
+from comfyui_sonic.queue_bridge.execution.time_limit import START_S, time_limit_s
+from comfyui_sonic.queue_bridge.places.sound_length import sound_length_s
 from hypothesis import given
 from hypothesis import strategies as st
 

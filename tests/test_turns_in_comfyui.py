@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.execution.comfy_client import ComfyClient
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, Priority, new_job_id
+from comfyui_sonic.queue_bridge.queue.store import Submission
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Submission
 
 from .bridge_fixture import ROOT, Bridge, BridgeQueue, environment
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.execution.unserved import LOOKS, Unserved, alerts
 from comfyui_sonic.queue_bridge.job import JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.presence import Identity, registration
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Store, Submission
-from comfyui_sonic.queue_bridge.unserved import LOOKS, Unserved, alerts
+from comfyui_sonic.queue_bridge.queue.presence import Identity, registration
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 
 SMALL = {"tiers": [512, 768], "engines": ["draft"]}
 WAITING = {"priority": {"512": 2, "1024": 1}, "pending": {"1024": 2, "512-sonic": 1, "768": 0}}

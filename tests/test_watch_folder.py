@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_sonic.queue_bridge.errors import PairingError
-from comfyui_sonic.queue_bridge.watch_folder import FolderWatch
+from comfyui_sonic.queue_bridge.intake.watch_folder import FolderWatch
 
 
 def put(folder: Path, name: str, content: bytes = b"x", age_ns: int = 0) -> Path:

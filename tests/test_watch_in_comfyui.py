@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.health import UNHEALTHY
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
 from comfyui_sonic.queue_bridge.job import JobRecord, new_job_id
-from comfyui_sonic.queue_bridge.local_fleet import LocalFleet
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.servers.local_fleet import LocalFleet
 from comfyui_sonic.queue_bridge.states import State
 
 from .bridge_fixture import ROOT, TEMPLATES, Bridge, BridgeQueue, environment

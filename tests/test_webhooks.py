@@ -23,21 +23,21 @@ from urllib.parse import urlsplit
 
 import pytest
 from comfyui_sonic.queue_bridge.cli import parser
+from comfyui_sonic.queue_bridge.commands.webhook_commands import webhooks
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.deliver import Webhooks
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
+from comfyui_sonic.queue_bridge.database.redis_program import ServerProgram
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer
 from comfyui_sonic.queue_bridge.errors import BadJob
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.outbox import Outbox
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.redis_program import ServerProgram
-from comfyui_sonic.queue_bridge.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.messages.deliver import Webhooks
+from comfyui_sonic.queue_bridge.messages.outbox import Outbox
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store, Submission
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
-from comfyui_sonic.queue_bridge.store import Store, Submission
 from comfyui_sonic.queue_bridge.webhook import Endpoint, Schedule, what_is_wrong_with_url
-from comfyui_sonic.queue_bridge.webhook_commands import webhooks
 
 from .webhook_receiver import SECRET, Receiver, is_signed, receiving
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from comfyui_sonic.queue_bridge.job import JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.store import Submission
+from comfyui_sonic.queue_bridge.queue.store import Submission
 
 from .bridge_fixture import Bridge
 from .webhook_receiver import SECRET, is_signed, receiving

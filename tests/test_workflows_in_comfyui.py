@@ -15,10 +15,17 @@ import aiohttp
 import av
 import pytest
 from comfyui_sonic.queue_bridge import cli
-from comfyui_sonic.queue_bridge.comfy_client import ComfyClient
-from comfyui_sonic.queue_bridge.instance import Instance
-from comfyui_sonic.queue_bridge.template_check import NodeTypes, choices_of, faults_of, graph_faults, inputs_of, is_link
-from comfyui_sonic.queue_bridge.templates import SHIPPED, load_templates
+from comfyui_sonic.queue_bridge.execution.comfy_client import ComfyClient
+from comfyui_sonic.queue_bridge.pipelines.template_check import (
+    NodeTypes,
+    choices_of,
+    faults_of,
+    graph_faults,
+    inputs_of,
+    is_link,
+)
+from comfyui_sonic.queue_bridge.pipelines.templates import SHIPPED, load_templates
+from comfyui_sonic.queue_bridge.servers.instance import Instance
 from comfyui_sonic.sonic.older_graphs import KINDS, convert_graph
 from PIL import Image
 

@@ -23,11 +23,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from comfyui_sonic.queue_bridge.config import Settings
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.redis_connection import check_server, connect
-from comfyui_sonic.queue_bridge.redis_server import RedisServer
-from comfyui_sonic.queue_bridge.scripts import Scripts
-from comfyui_sonic.queue_bridge.store import Store
+from comfyui_sonic.queue_bridge.database.redis_connection import check_server, connect
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.scripts import Scripts
+from comfyui_sonic.queue_bridge.queue.store import Store
 from comfyui_sonic.queue_bridge.tiers import TIERS
 
 from . import checker, report

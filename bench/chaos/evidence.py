@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 from comfyui_sonic.queue_bridge.job import JobRecord
-from comfyui_sonic.queue_bridge.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
 
 from .history import Event, Fault, History, Limits, Order, Record, Rest, Video
 from .workload import Workload

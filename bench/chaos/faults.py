@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from comfyui_sonic.queue_bridge.database.redis_connection import connect, queue_errors
+from comfyui_sonic.queue_bridge.database.redis_server import RedisServer, running_server
 from comfyui_sonic.queue_bridge.errors import BridgeError
-from comfyui_sonic.queue_bridge.redis_connection import connect, queue_errors
-from comfyui_sonic.queue_bridge.redis_server import RedisServer, running_server
 
 from .fleet import Fleet, Server
 from .history import EVERY_OWNER, Fault

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from comfyui_sonic.queue_bridge.errors import InstanceError
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 
 from .wire import Link
 

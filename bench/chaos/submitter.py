@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from comfyui_sonic.queue_bridge.errors import QueueUnavailable
-from comfyui_sonic.queue_bridge.queue_view import QueueView
-from comfyui_sonic.queue_bridge.store import Store
+from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
+from comfyui_sonic.queue_bridge.queue.store import Store
 
 from .history import Order
 from .workload import Job

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from comfyui_sonic.queue_bridge.scripts import Scripts
+from comfyui_sonic.queue_bridge.queue.scripts import Scripts
 
 CHUNK = 1 << 16
 EVALSHA, XREAD, HANDED = b"EVALSHA", b"XREAD", b":handed:"

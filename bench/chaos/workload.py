@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfyui_sonic.queue_bridge.job import JobSpec, Value
-from comfyui_sonic.queue_bridge.store import Submission
+from comfyui_sonic.queue_bridge.queue.store import Submission
 
 from .history import Order
 

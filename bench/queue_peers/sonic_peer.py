@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 from comfyui_sonic.queue_bridge.config import Settings
+from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.errors import LeaseLost
+from comfyui_sonic.queue_bridge.execution.lease import LeaseKeeper
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.lease import LeaseKeeper
-from comfyui_sonic.queue_bridge.presence import Identity
-from comfyui_sonic.queue_bridge.redis_connection import connect
-from comfyui_sonic.queue_bridge.store import Idle, Store, Submission
+from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.store import Idle, Store, Submission
 
 from .job import LEASE_S, SLOTS, URL, work_async
 from .peer import Peer

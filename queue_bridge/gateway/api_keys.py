@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import BadJob
-from ..store import Store
+from ..queue.store import Store
 
 SCOPES = ("submit", "read", "admin")
 KEY = re.compile(r"sq_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")

@@ -12,16 +12,16 @@ from http import HTTPStatus
 
 from aiohttp import hdrs, web
 
-from ..alert_watch import AlertWatch
-from ..asset_records import AssetRecords
 from ..config import Settings
-from ..deliver import deliver
 from ..errors import QueueUnavailable
+from ..messages.deliver import deliver
+from ..messages.outbox import Outbox
 from ..now_and_then import now_and_then
-from ..outbox import Outbox
-from ..queue_view import QueueView
-from ..store import Store
-from ..templates import Template
+from ..oversight.alert_watch import AlertWatch
+from ..pipelines.templates import Template
+from ..queue.asset_records import AssetRecords
+from ..queue.queue_view import QueueView
+from ..queue.store import Store
 from ..tracing import NoTracing, Tracing
 from .access import admitted
 from .api import OPERATIONS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from ..scaling import load_of, loads
+from ..oversight.scaling import load_of, loads
 from .context import Asked
 from .fields import Field
 

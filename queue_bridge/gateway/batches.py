@@ -8,11 +8,11 @@ from typing import Any
 
 from aiohttp import web
 
-from ..archive import Limits, unpack
 from ..errors import JobError, PairingError
+from ..intake.archive import Limits, unpack
+from ..intake.orders import Order, Orders, read_orders
 from ..job import ID
-from ..keys import OWN_BATCH
-from ..orders import Order, Orders, read_orders
+from ..queue.keys import OWN_BATCH
 from ..states import TERMINAL
 from .api_keys import Caller
 from .body import BATCH_BYTES, content_type, read_json

@@ -11,9 +11,9 @@ from typing import Any
 
 from ..console import console_for, print_json, print_table
 from ..errors import BadJob
-from ..queue_view import QueueView
-from ..store import Store
-from ..templates import Template
+from ..pipelines.templates import Template
+from ..queue.queue_view import QueueView
+from ..queue.store import Store
 from ..tracing import Tracing
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from ..asset_records import AssetRecords
 from ..config import Settings
 from ..job import ID, JobRecord
-from ..queue_view import QueueView
-from ..store import Store
-from ..templates import Template
+from ..pipelines.templates import Template
+from ..queue.asset_records import AssetRecords
+from ..queue.queue_view import QueueView
+from ..queue.store import Store
 from ..tracing import Tracing
 from .api_keys import ApiKeys, Caller
 from .event_stream import EventStream

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from ..errors import BridgeError
 from ..job import JobRecord
-from ..queue_view import QueueView, place_of
+from ..queue.queue_view import QueueView, place_of
 from ..states import TERMINAL
 
 log = logging.getLogger("sonic.gateway.event_stream")

@@ -14,10 +14,10 @@ from typing import Any
 
 from aiohttp import web
 
-from ..figures import BUCKETS_S, RETURNS, STAGES, Figures, Seconds
 from ..job import PRIORITY_OF
-from ..outbox import Outbox
-from ..queue_view import Counts
+from ..messages.outbox import Outbox
+from ..queue.figures import BUCKETS_S, RETURNS, STAGES, Figures, Seconds
+from ..queue.queue_view import Counts
 from ..tiers import TIERS, tier_of_lane
 from .context import Asked
 from .traffic import BUCKETS_S as REQUEST_BUCKETS_S

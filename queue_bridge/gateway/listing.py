@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from ..job import JobRecord
-from ..queue_view import QueueView
+from ..queue.queue_view import QueueView
 
 A_CALL = 200
 

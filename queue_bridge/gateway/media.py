@@ -9,7 +9,7 @@ from types import MappingProxyType
 from PIL import Image
 
 from ..errors import BadJob
-from ..media_file import open_media
+from ..places.media_file import open_media
 
 PICTURES: Mapping[str, str] = MappingProxyType(
     {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}

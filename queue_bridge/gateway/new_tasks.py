@@ -16,9 +16,9 @@ from aiohttp import web
 
 from ..errors import BacklogFull, JobError, QueueUnavailable
 from ..job import CLASS_OF, DEFAULT_TEMPLATE, FIELDS, ID, LONGEST_CONSENT_ID, LONGEST_LABEL, MOST_LABELS
-from ..keys import OWN_BATCH
-from ..store import Accepted, Submission
-from ..submission import checked_job
+from ..pipelines.submission import checked_job
+from ..queue.keys import OWN_BATCH
+from ..queue.store import Accepted, Submission
 from .api_keys import Caller
 from .context import Asked, Gateway
 from .fields import Field, checked, invalid

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..job import ID
-from ..templates import Parameter, Template
+from ..pipelines.templates import Parameter, Template
 from .batches import BATCH, COUNTS, TASK_OF_BATCH
 from .comfy.envelope import statuses_of
 from .comfy.schemas import comfy_schemas

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from ..config import Settings
 from ..errors import AddressRefused, BadJob, ConfigError
 from ..job import ID, JobRecord, JobSpec
-from ..job_files import path_in
-from ..job_places import output_address
-from ..storage import Storage
+from ..places.job_files import path_in
+from ..places.job_places import output_address
+from ..places.storage import Storage
 from ..storage_places import is_object, object_address
 from ..web_address import Reach, check_address, is_web
 

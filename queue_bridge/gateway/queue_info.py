@@ -9,9 +9,9 @@ from typing import Any
 
 from aiohttp import web
 
+from ..execution.unserved import alerts
 from ..job import ID
-from ..queue_view import QueueView
-from ..unserved import alerts
+from ..queue.queue_view import QueueView
 from .api_keys import Caller
 from .context import Asked, record_of
 from .fields import Field

@@ -16,9 +16,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from ..config import Settings
 from ..errors import ConfigError
-from ..queue_view import QueueView
-from ..store import Store
-from ..templates import Template
+from ..pipelines.templates import Template
+from ..queue.queue_view import QueueView
+from ..queue.store import Store
 from ..tracing import Tracing
 from .access import is_loopback
 from .api_keys import ApiKeys

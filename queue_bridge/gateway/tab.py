@@ -16,14 +16,14 @@ from typing import Any
 
 from aiohttp import web
 
-from ..asset_records import AssetRecords
 from ..config import Settings
 from ..errors import BadJob, BadWorkflow
-from ..graph_material import material_of
-from ..job_places import plain_name
-from ..queue_view import QueueView
-from ..store import Store
-from ..templates import Template
+from ..pipelines.graph_material import material_of
+from ..pipelines.templates import Template
+from ..places.job_places import plain_name
+from ..queue.asset_records import AssetRecords
+from ..queue.queue_view import QueueView
+from ..queue.store import Store
 from ..tracing import NoTracing
 from .api import OPERATIONS
 from .api_keys import ApiKeys, Caller

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..job import JobRecord
-from ..keys import OWN_BATCH
+from ..queue.keys import OWN_BATCH
 from ..states import State
 from ..web_address import is_web, without_secrets
 from .fields import Field

@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
+from ..commands.operator_commands import SENTENCES
 from ..job import ID, JobRecord
-from ..operator_commands import SENTENCES
 from ..states import State
 from .body import TASK_BYTES, content_type, read_json
 from .context import Asked, record_of

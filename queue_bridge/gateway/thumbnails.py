@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from ..errors import JobError
 from ..job import JobRecord
-from ..media_file import open_media
+from ..places.media_file import open_media
 from ..states import State
 from .context import Asked, record_of
 from .media import PICTURES

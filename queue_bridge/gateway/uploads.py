@@ -18,9 +18,9 @@ from urllib.parse import unquote
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from ..asset_records import AssetRecords
-from ..job_files import NO_ROOM, sync_folder
-from ..queue_view import QueueView
+from ..places.job_files import NO_ROOM, sync_folder
+from ..queue.asset_records import AssetRecords
+from ..queue.queue_view import QueueView
 from .body import CHUNK, Patience, check_length, too_large
 from .fields import invalid
 from .listing import jobs_of_batch

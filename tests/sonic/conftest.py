@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sonic.bench.sonic_models import as_open_clip
-from comfyui_sonic.queue_bridge.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
+from comfyui_sonic.queue_bridge.servers.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
 from comfyui_sonic.sonic.audio_encoder import WhisperEncoder
 from comfyui_sonic.sonic.conditioning import AudioProjection, MotionBucketPredictor
 from comfyui_sonic.sonic.postprocess.interpolation import FrameInterpolation

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from comfyui_sonic.command import main
-from comfyui_sonic.queue_bridge.instance import Instance, install_pack
+from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 
 from ..bridge_fixture import ROOT, Bridge, environment
 from ..conftest import QUICKLY_ON_CPU

@@ -1,4 +1,4 @@
-// Which picture goes with which recording: the rules of queue_bridge/pairing.py, so that it can be said before anything
+// Which picture goes with which recording: the rules of queue_bridge/intake/pairing.py, so that it can be said before anything
 // is sent. A test holds both against each other.
 
 const words = (text) => new Set(text.split(" "));

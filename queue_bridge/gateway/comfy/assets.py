@@ -14,10 +14,10 @@ from typing import Any
 from aiohttp import web
 from blake3 import blake3
 
-from ...asset_records import Asset, blob_id
 from ...errors import BadJob, FileUnreachable
+from ...execution.result_bundle import window
 from ...job import ID, RAW, JobRecord
-from ...result_bundle import window
+from ...queue.asset_records import Asset, blob_id
 from ..body import TASK_BYTES, content_type, read_json
 from ..context import Asked, Gateway
 from ..fields import Field, checked, invalid

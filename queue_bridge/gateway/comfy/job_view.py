@@ -13,10 +13,10 @@ from typing import Any
 from aiohttp import web
 
 from ...job import ID, RAW, JobRecord
+from ...pipelines.templates import Template
+from ...pipelines.workflow_match import in_order
 from ...prompt_events import title_of
 from ...states import State
-from ...templates import Template
-from ...workflow_match import in_order
 from ..context import Gateway
 from ..operations import COMFY
 from ..task_view import time_text

@@ -14,12 +14,12 @@ from typing import Any
 
 from aiohttp import web
 
-from ...asset_records import Asset
 from ...errors import BadJob, BadWorkflow
 from ...job import FILE, ID, LABEL, RAW, JobRecord, checked_labels
-from ...raw_prompt import check_classes
-from ...template_check import is_saved_by_the_browser
-from ...workflow_match import Matched, Workflow, asset_id_of, checked_workflow, matched
+from ...pipelines.raw_prompt import check_classes
+from ...pipelines.template_check import is_saved_by_the_browser
+from ...pipelines.workflow_match import Matched, Workflow, asset_id_of, checked_workflow, matched
+from ...queue.asset_records import Asset
 from ..body import TASK_BYTES, content_type, read_json
 from ..context import Asked, Gateway, record_of
 from ..fields import Field, checked

@@ -1,0 +1,1 @@
+"""What people call from the command line; cli.py reads the line."""

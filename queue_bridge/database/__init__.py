@@ -1,0 +1,1 @@
+"""The queue's database: a server of our own, where there is none, and connections to any."""

@@ -1,0 +1,1 @@
+"""A job's run inside a ComfyUI server: claimed, kept, watched, committed."""

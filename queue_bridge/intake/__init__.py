@@ -1,0 +1,1 @@
+"""What is handed in: a folder, a manifest or a ZIP becomes orders."""

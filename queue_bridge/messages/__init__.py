@@ -1,0 +1,1 @@
+"""What is told outside at a job's end, from a durable outbox."""

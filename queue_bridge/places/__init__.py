@@ -1,0 +1,1 @@
+"""Where files are: local, on the web, in object stores."""

@@ -1,0 +1,1 @@
+"""ComfyUI processes: one, and one for each card."""
