@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from comfyui_sonic.queue_bridge.servers.fleet_scale import Backlog, Decision, Limits, Past, Seat, decide
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 LANES = frozenset({"512", "768", "1024"})
@@ -89,6 +89,15 @@ def test_nothing_is_ended_while_a_job_waits() -> None:
     assert decision(seats(3, 0, idle_since_s=0.0), jobs(1)) == Decision()
 
 
+def test_after_every_change_there_is_a_rest_whatever_comes_but_for_a_job_that_no_server_is_there_for() -> None:
+    ended, past = decide(LIMITS, seats(2, 2, idle_since_s=0.0), NOBODY, Past(), 1000.0)
+    assert ended.end == ("gpu1",)
+    found = seats(1, 3)
+    assert decide(LIMITS, found, jobs(99, 999.0), past, 1059.0) == (Decision(), past)
+    assert decide(LIMITS, found, jobs(99, 999.0), past, 1060.0)[0].start == ("gpu1",)
+    assert decide(Limits(0, 4), seats(0, 4), jobs(1), past, 1001.0)[0].start == ("gpu0",)
+
+
 @dataclass
 class Machine:
     """A host in a simulation: servers take a while to start and then jobs one after the other."""
@@ -120,7 +129,7 @@ class Machine:
             assert name not in self.ready
             self.ready[name] = now_s + self.start_s
         for name in chosen.end:
-            assert name in self.idle, "it had a job, or was not there"
+            assert now_s - self.idle[name] >= self.limits.down_idle_s, "it had a job until now"
             del self.ready[name], self.idle[name]
         if chosen.start or chosen.end:
             assert chosen.why
@@ -149,6 +158,7 @@ bursts = st.lists(st.tuples(st.integers(0, 3600), st.integers(1, 200)), max_size
 
 
 @settings(max_examples=30, deadline=None)
+@example(Limits(1, 7, up_jobs=1, up_age_s=1.0, down_idle_s=0.0, cooldown_s=111.0), [(0, 1), (0, 24), (1090, 2)], 41.0)
 @given(limits(), bursts, st.floats(1, 300))
 def test_whatever_comes_there_are_never_too_few_or_too_many_and_changes_rest(
     given_limits: Limits, came: list[tuple[int, int]], work_s: float
@@ -161,7 +171,7 @@ def test_whatever_comes_there_are_never_too_few_or_too_many_and_changes_rest(
         emergency = given_limits.low == 0 and after > 0  # the first server for a job that waits does not rest
         assert after_s - before_s >= given_limits.cooldown_s or emergency, (before, after)
         if before > 0 > after:
-            assert after_s - before_s >= given_limits.down_idle_s + machine.start_s
+            assert after_s - before_s >= machine.start_s, "one that starts is waited for"
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..tiers import tier_of_lane
 
@@ -52,10 +52,9 @@ class Backlog:
 
 @dataclass(frozen=True)
 class Past:
-    """When servers were last added and taken away, for the cool-down."""
+    """When servers were last added or taken away, for the cool-down."""
 
-    up_s: float = -math.inf
-    down_s: float = -math.inf
+    changed_s: float = -math.inf
 
 
 @dataclass(frozen=True)
@@ -82,20 +81,20 @@ def decide(limits: Limits, seats: Sequence[Seat], backlog: Backlog, past: Past, 
     lacking = max(limits.low - len(able), 1 if waiting.jobs and not able else 0)
     if lacking > 0 and room > 0:
         why = f"{limits.low} are to run at least" if len(able) < limits.low else "a job waits and none runs"
-        return _up(min(lacking, room), free, waiting, past, now_s, why)
-    # What was added has to have its effect first: one that starts counts for nothing yet.
-    if any(not seat.serving for seat in able) or now_s - past.up_s < limits.cooldown_s:
+        return _up(min(lacking, room), free, waiting, now_s, why)
+    # What was changed has to have its effect first: one that starts counts for nothing yet.
+    if any(not seat.serving for seat in able) or now_s - past.changed_s < limits.cooldown_s:
         return Decision(), past
     count = len([seat for seat in able if not seat.draining])
     if room > 0 and (more := _more(limits, waiting, count)):
-        return _up(min(more[0], room), free, waiting, past, now_s, more[1])
-    if waiting.jobs or len(wanted) <= limits.low or now_s - past.down_s < limits.cooldown_s:
+        return _up(min(more[0], room), free, waiting, now_s, more[1])
+    if waiting.jobs or len(wanted) <= limits.low:
         return Decision(), past
     rested = [seat for seat in _idle(wanted) if now_s - (seat.idle_since_s or 0.0) >= limits.down_idle_s]
     if len(able) - 1 < limits.low or not rested:
         return Decision(), past
     why = f"it has had nothing to do for {limits.down_idle_s:g} s"
-    return Decision(end=(rested[0].name,), why=why), replace(past, down_s=now_s)
+    return Decision(end=(rested[0].name,), why=why), Past(now_s)
 
 
 @dataclass(frozen=True)
@@ -129,16 +128,14 @@ def _more(limits: Limits, waiting: _Waiting, count: int) -> tuple[int, str] | No
     return None
 
 
-def _up(
-    count: int, free: Sequence[Seat], waiting: _Waiting, past: Past, now_s: float, why: str
-) -> tuple[Decision, Past]:
+def _up(count: int, free: Sequence[Seat], waiting: _Waiting, now_s: float, why: str) -> tuple[Decision, Past]:
     """Those first that are known to serve what has waited longest, then those of which nothing is known."""
 
     def rank(seat: Seat) -> int:
         return 1 if seat.lanes is None else 0 if not waiting.lane or waiting.lane in seat.lanes else 2
 
     chosen = sorted(free, key=rank)[:count]
-    return Decision(start=tuple(seat.name for seat in chosen), why=why), replace(past, up_s=now_s)
+    return Decision(start=tuple(seat.name for seat in chosen), why=why), Past(now_s)
 
 
 def _idle(wanted: Sequence[Seat]) -> list[Seat]:
