@@ -233,7 +233,8 @@ def test_the_servers_end_when_the_fleet_is_killed(redis_url: str, tmp_path: Path
     (comfyui / "main.py").write_text("import time\ntime.sleep(600)\n")
     folder = tmp_path / "fleet"
     script = (  # no server on the processor, which begins with torch and takes long
-        "import sys; from comfyui_sonic.queue_bridge import cli, fleet_command as f; "
+        "import sys; from comfyui_sonic.queue_bridge import cli; "
+        "from comfyui_sonic.queue_bridge.commands import fleet_command as f; "
         "from comfyui_sonic.queue_bridge.servers.devices import Device; "
         "f.processors = lambda count: [Device('gpu0', 'GPU-0')]; sys.exit(cli.main())"
     )
