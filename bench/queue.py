@@ -109,7 +109,10 @@ def why_not(peer: str, python: str) -> str | None:
 def measure(
     peers: list[str], rows: list[str], pythons: Mapping[str, str], repeats: int, long_s: float
 ) -> dict[str, Any]:
-    """All rows of all queues, the queues in turn within each row, so that they meet the same weather."""
+    """All rows of all queues, the queues in turn within each run of a row, so that they meet the same weather.
+
+    Every second run goes through them the other way round, so that none is always behind the same one.
+    """
     found: dict[str, Any] = {}
     for peer in peers:
         reason = why_not(peer, pythons.get(peer, sys.executable))
@@ -118,13 +121,16 @@ def measure(
             sys.stderr.write(reason + "\n")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for row in rows:
-            for peer in [one for one in peers if "skipped" not in found[one]]:
-                runs = [
-                    measured(peer, row, pythons.get(peer, sys.executable), Path(folder) / f"{peer}-{row}-{run}", long_s)
-                    for run in range(repeats if row not in ONCE else 1)
-                ]
-                found[peer] |= middle(runs)
-                sys.stderr.write(f"{peer} {row}: {json.dumps(middle(runs))}\n")
+            there = [one for one in peers if "skipped" not in found[one]]
+            runs: dict[str, list[dict[str, Any]]] = {peer: [] for peer in there}
+            for number in range(repeats if row not in ONCE else 1):
+                for peer in there if number % 2 == 0 else there[::-1]:
+                    os.sync()  # what the one before has left to be written is no load of this one
+                    python, place = pythons.get(peer, sys.executable), Path(folder) / f"{peer}-{row}-{number}"
+                    runs[peer].append(measured(peer, row, python, place, long_s))
+            for peer in there:
+                found[peer] |= middle(runs[peer])
+                sys.stderr.write(f"{peer} {row}: {json.dumps(middle(runs[peer]))}\n")
     return found
 
 
