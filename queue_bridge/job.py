@@ -311,7 +311,7 @@ def _history(value: str | list[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]
     return tuple(entries)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobRecord:
     """What the queue knows of a job. Times are seconds since 1970; percent is 0..100 and never goes back.
 
@@ -327,23 +327,23 @@ class JobRecord:
     job_class: str
     token: int
     attempt: int
-    failures: int
-    crashes: int
-    degradations: int
-    device_faults: int
-    redraws: int
-    percent: float
-    stage: str
-    seconds_left: float | None
+    failures: int = 0
+    crashes: int = 0
+    degradations: int = 0
+    device_faults: int = 0
+    redraws: int = 0
+    percent: float = 0.0
+    stage: str = ""
+    seconds_left: float | None = None
     owner: str
     submitted_s: float
-    started_s: float | None
-    ended_s: float | None
-    error: str
-    error_kind: str
-    staged: Mapping[str, Any] | None
-    result: Mapping[str, Any] | None
-    history: tuple[Mapping[str, Any], ...]
+    started_s: float | None = None
+    ended_s: float | None = None
+    error: str = ""
+    error_kind: str = ""
+    staged: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
     cancelling: bool = False
     caller: str = ""
 
@@ -377,23 +377,10 @@ class JobRecord:
                 job_class=fields["class"],
                 token=FIRST_TOKEN,
                 attempt=1,
-                failures=0,
-                crashes=0,
-                degradations=0,
-                device_faults=0,
-                redraws=0,
-                percent=0.0,
                 stage=WAITING,
-                seconds_left=None,
                 owner=owner,
                 submitted_s=submitted_s,
                 started_s=submitted_s,
-                ended_s=None,
-                error="",
-                error_kind="",
-                staged=None,
-                result=None,
-                history=(),
                 caller=fields.get("caller", ""),
             )
         except (KeyError, TypeError, ValueError):  # of another version, or a prompt; or this says what is wrong with it
@@ -413,23 +400,10 @@ class JobRecord:
             job_class=fields.get("class", ""),
             token=0,
             attempt=0,
-            failures=0,
-            crashes=0,
-            degradations=0,
-            device_faults=0,
-            redraws=0,
-            percent=0.0,
-            stage="",
-            seconds_left=None,
             owner=fields.get("owner", ""),
             submitted_s=0.0,
-            started_s=None,
-            ended_s=None,
             error=fields.get("error", "") or f"The record of this job in the queue is spoilt: {why}",
             error_kind="bad input",
-            staged=None,
-            result=None,
-            history=(),
             caller=fields.get("caller", ""),
         )
 
