@@ -21,6 +21,7 @@ from .database.redis_connection import connect, safe_url
 from .errors import BridgeError
 from .execution.ahead import Checks
 from .execution.comfy_client import ComfyClient
+from .execution.dead_starts import DeadStarts
 from .execution.departure import depart_on_sigterm
 from .execution.device_load import device_load
 from .execution.lease import LeaseKeeper
@@ -36,6 +37,7 @@ from .oversight.alert_watch import AlertWatch
 from .pipelines.templates import SHIPPED, load_templates
 from .places.job_files import JobFiles
 from .places.job_places import JobPlaces
+from .places.start_folders import Life
 from .places.storage import Storage
 from .prompt_events import PromptRunner, SavedFile
 from .quality_gate import Measure
@@ -140,6 +142,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     if settings.notify:
         beside.append(asyncio.create_task(deliver(outbox, settings, tracing), name="sonic_deliver"))
     beside.append(asyncio.create_task(_probe(storage, identity, storage_trouble), name="sonic_storage_probe"))
+    beside.append(asyncio.create_task(DeadStarts(view, places).run(), name="sonic_dead_starts"))
     if settings.results_days:
         beside.append(asyncio.create_task(OldResults(store, places).run(), name="sonic_old_results"))
     task.add_done_callback(lambda _: [one.cancel() for one in beside])
@@ -147,7 +150,8 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
 
 def _places(settings: Settings, folders: tuple[Path, Path], identity: Identity) -> tuple[JobPlaces, Storage]:
     local_results = [Path(settings.results)] if settings.results and not is_object(settings.results) else []
-    files = JobFiles((*settings.roots, *local_results), *folders, own=identity.boot[:8])
+    life = Life.of(f"{safe_url(settings.url)} {settings.queue}", identity.boot)
+    files = JobFiles((*settings.roots, *local_results), *folders, life)
     storage = Storage(settings.places, settings.limits)
     return JobPlaces(files, storage, settings.results, settings.reach, settings.limits), storage
 

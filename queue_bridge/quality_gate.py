@@ -45,11 +45,14 @@ def report_beside(video: Path) -> Path:
     return video.with_suffix(SUFFIX)
 
 
-def write_report(video: Path, quality: Mapping[str, Any]) -> None:
-    """Keep them there, whole or not at all; a disk that takes the video and not this costs nobody the video."""
+def write_report(video: Path, quality: Mapping[str, Any], task_id: str) -> None:
+    """Keep them there, whole or not at all; a disk that takes the video and not this costs nobody the video.
+
+    What is being written is called after the job, by which it is found should this process end in the midst.
+    """
     place = report_beside(video)
     try:
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.stem}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{task_id}.report.", suffix=".part")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(dict(quality), file, ensure_ascii=False, indent=2)

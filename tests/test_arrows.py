@@ -100,6 +100,7 @@ BRIDGE_CORE = [
         "errors",
         "job",
         "job_files",
+        "start_folders",
         "job_progress",
         "keys",
         "packed",

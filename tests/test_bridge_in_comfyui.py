@@ -216,10 +216,10 @@ async def test_a_priority_job_overtakes_what_waits(queue: BridgeQueue, folder: P
     assert len(overtaken) >= 5
 
 
-async def test_a_killed_servers_job_is_finished_by_the_other_within_the_lease(
+async def test_a_killed_servers_job_is_finished_by_the_other_and_what_it_left_is_removed_when_it_is_back(
     bridge: Bridge, comfyui_path: Path, folder: Path, tmp_path: Path
 ) -> None:
-    """A third server dies under its job; one of the two takes it."""
+    """A third server dies under its job; one of the two takes it, within the lease."""
     async with bridge.queue() as queue:
         variables = environment(bridge.settings.url, bridge.settings.queue, "gpu-3", bridge.orders)
         third = Instance(comfyui_path, tmp_path / "gpu-3", environment=variables)
@@ -241,6 +241,12 @@ async def test_a_killed_servers_job_is_finished_by_the_other_within_the_lease(
         assert (victim.result or {})["instance"] in ("gpu-1", "gpu-2")
         assert time.monotonic() - killed < bridge.settings.lease_s + 12
         assert sorted(path.name for path in folder.glob("*.mp4")) == sorted(f"job{n}.mp4" for n in range(6))
+        copies = third.input_directory / "sonic"
+        assert [path.name for path in copies.glob(f"{its[0]}/*/image/*")] == ["a.png"], "nobody else can remove it"
+        with third:
+            while any(copies.iterdir()):
+                assert time.monotonic() < deadline + 60, sorted(copies.rglob("*"))
+                await asyncio.sleep(0.05)
 
 
 async def test_a_video_that_was_chosen_before_its_instance_died_is_published_and_not_made_again(

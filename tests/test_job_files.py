@@ -52,9 +52,10 @@ def produced_in(tmp_path: Path, content: bytes = b"video") -> Path:
 
 def test_inputs_are_copied_under_their_own_names(files: JobFiles, root: Path) -> None:
     image, audio = fetched(files, spec_in(root), 1)
-    assert (image, audio) == ("sonic/tsk_1/1/image/anna 安娜.png", "sonic/tsk_1/1/audio/anna.wav")
+    own = files.folders.name("tsk_1", 1)
+    assert (image, audio) == (f"{own}/image/anna 安娜.png", f"{own}/audio/anna.wav")
     assert (files.input_directory / image).read_bytes() == b"picture"
-    files.tidy("tsk_1", 1)
+    files.folders.remove("tsk_1", 1)
     assert not (files.input_directory / "sonic" / "tsk_1").exists()
 
 

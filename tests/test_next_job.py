@@ -242,7 +242,7 @@ class Desk:
 def desk(bench: Bench, tmp_path: Path) -> Desk:
     orders = tmp_path / "orders"
     orders.mkdir()
-    files = JobFiles([orders], tmp_path / "input", tmp_path / "output", own="boot-1")
+    files = JobFiles([orders], tmp_path / "input", tmp_path / "output")
     places = JobPlaces(files, reach=Reach(private_hosts=("127.0.0.1",)))
     templates = load_templates([SHIPPED])
     checks = {"SONIC_LoadPortrait": check_picture}
@@ -260,7 +260,7 @@ async def test_its_files_are_there_when_its_turn_comes(desk: Desk) -> None:
     assert ready
     assert (desk.files.input_directory / ready.files["image"]).read_bytes() == b"picture"
     assert await desk.ahead.take(job) is None, "they are handed out once"
-    desk.files.tidy(job.task_id, job.token)
+    desk.files.folders.remove(job.task_id, job.token)
     assert desk.copies() == []
 
 

@@ -68,7 +68,8 @@ async def test_inputs_come_from_a_store_under_their_own_names(object_store: Obje
     places = places_in(tmp_path, object_store.storage())
     spec = spec_for("s3://videos/a.mp4", image="s3://orders/today/安娜 (1).png")
     image, audio = (await places.fetch(spec, 3)).values()
-    assert (image, audio) == (f"sonic/{spec.task_id}/3/image/安娜 (1).png", f"sonic/{spec.task_id}/3/audio/a.wav")
+    own = places.files.folders.name(spec.task_id, 3)
+    assert (image, audio) == (f"{own}/image/安娜 (1).png", f"{own}/audio/a.wav")
     assert (places.input_directory / image).read_bytes() == b"picture"
     assert (places.input_directory / audio).read_bytes() == b"sound" * 100_000
     await places.tidy(spec.task_id, 3)

@@ -21,8 +21,8 @@ from urllib.request import url2pathname
 from ..errors import BadJob, FileUnreachable, JobError, PromptFailed
 from ..job import JobSpec
 from ..quality_gate import report_beside
+from .start_folders import ALONE, Life, StartFolders
 
-FOLDER = "sonic"  # below ComfyUI's input and output folders
 # The disk is full, a quota is used up, or a file may not become larger.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])})
 
@@ -32,15 +32,15 @@ NO_ROOM_WORDS = tuple(os.strerror(code) for code in sorted(NO_ROOM))
 class JobFiles:
     """roots: the folders that jobs may name. input_directory, output_directory: ComfyUI's own, always allowed.
 
-    own: a word that keeps this instance's files apart from those of another one with the same folders.
+    life: keeps this instance's files apart from those of another one with the same folders.
     """
 
-    def __init__(self, roots: Iterable[Path], input_directory: Path, output_directory: Path, *, own: str = "") -> None:
-        self._own = own
+    def __init__(
+        self, roots: Iterable[Path], input_directory: Path, output_directory: Path, life: Life = ALONE
+    ) -> None:
         self.input_directory = input_directory
         self.output_directory = output_directory
-        for folder in (input_directory, output_directory):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.folders = StartFolders(input_directory, output_directory, life)
         self._roots = tuple(root.resolve() for root in (*roots, input_directory, output_directory))
 
     def path_of(self, uri: str, field: str) -> Path:
@@ -55,7 +55,7 @@ class JobFiles:
     def input_place(self, spec: JobSpec, token: int, field: str, name: str) -> Path:
         """Where an input is laid for one start; its folder is there. Raises FileUnreachable when there is no room."""
         # By their own names, which people find again in what a node says; ComfyUI reads a name's last [...].
-        place = self.input_directory / FOLDER / spec.task_id / self._start(token) / field
+        place = self.input_directory / self.folders.name(spec.task_id, token) / field
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -93,10 +93,7 @@ class JobFiles:
 
     def output_prefix(self, spec: JobSpec, token: int) -> str:
         """Where the prompt saves its video, below ComfyUI's output folder; no other start saves there."""
-        return f"{FOLDER}/{spec.task_id}/{self._start(token)}/video"
-
-    def _start(self, token: int) -> str:
-        return f"{token}-{self._own}" if self._own else str(token)
+        return f"{self.folders.name(spec.task_id, token)}/video"
 
     def check_output(self, spec: JobSpec) -> Path:
         """The video's place, before anything is computed. Raises BadJob or FileUnreachable when none can be there."""
@@ -148,7 +145,7 @@ class JobFiles:
                 if not _is_file(place, staged):
                     return False
             stem = source.name.removesuffix(".part").rpartition(".")[0]
-            for left_behind in place.parent.glob(f"{glob_escape(stem)}.*.part"):
+            for left_behind in place.parent.glob(f"{glob_escape(stem)}.[0-9]*.part"):
                 left_behind.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(place, error) from error
@@ -190,13 +187,6 @@ class JobFiles:
         """What to say of a node that had no room for the video; None when it failed for another reason."""
         words = next((words for words in NO_ROOM_WORDS if words in str(error)), "")
         return _no_room(self.output_directory, OSError(0, words)) if words else None
-
-    def tidy(self, task_id: str, token: int) -> None:
-        """Remove what a start left in ComfyUI's folders."""
-        for folder in (self.input_directory, self.output_directory):
-            shutil.rmtree(folder / FOLDER / task_id / self._start(token), ignore_errors=True)
-            with contextlib.suppress(OSError):  # another start's files are in it
-                (folder / FOLDER / task_id).rmdir()
 
 
 def path_in(roots: Iterable[Path], uri: str, field: str) -> Path:

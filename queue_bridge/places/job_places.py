@@ -139,7 +139,7 @@ class JobPlaces:
             return published
         published = await asyncio.to_thread(self._files.publish, laid)
         if published and quality:
-            await asyncio.to_thread(write_report, Path(place), quality)
+            await asyncio.to_thread(write_report, Path(place), quality, task_id)
         return published
 
     async def discard(self, spec: JobSpec, token: int | None = None) -> None:
@@ -163,7 +163,7 @@ class JobPlaces:
 
     async def tidy(self, task_id: str, token: int) -> None:
         """Remove what a start left in ComfyUI's folders."""
-        await asyncio.to_thread(self._files.tidy, task_id, token)
+        await asyncio.to_thread(self._files.folders.remove, task_id, token)
 
     def _resolved(self, spec: JobSpec) -> JobSpec:
         """The job with the whole address of its video's place."""
