@@ -19,7 +19,7 @@ from ..states import TERMINAL, State
 
 log = logging.getLogger("sonic.dead_starts")
 
-SWEEP_S = 600.0
+SWEEP_S = 60.0  # the queue may take as long as a lease to know that a start is over
 UNKNOWN_S = 24 * 3600.0  # of a job that this queue does not know, or of a start that has not been: another's perhaps
 
 
