@@ -21,6 +21,7 @@ from comfyui_sonic.queue_bridge.servers.fleet_place import MORE_S
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "deploy" / "systemd" / "sonic-fleet.service"
 COMPOSE = ROOT / "deploy" / "compose" / "compose.yaml"
+PROCESSOR = ROOT / "deploy" / "compose" / "processor.yaml"
 DOCKERFILE = ROOT / "deploy" / "compose" / "Dockerfile"
 
 
@@ -59,6 +60,13 @@ def compose() -> dict[str, Any]:
     return found
 
 
+class Overriding(yaml.SafeLoader):
+    """What ``!reset`` takes out of the other file is nothing here."""
+
+
+Overriding.add_constructor("!reset", lambda loader, node: None)
+
+
 def seconds(text: str) -> int:
     number, unit = re.fullmatch(r"(\d+)(s|m)?", text).groups()  # type: ignore[union-attr]
     return int(number) * (60 if unit == "m" else 1)
@@ -68,6 +76,9 @@ def test_the_commands_of_unit_and_compose_are_commands_of_this_program(unit: Uni
     in_unit = shlex.split(unit["Service"]["ExecStart"])
     commands = [in_unit, compose["services"]["fleet"]["command"], compose["services"]["gateway"]["command"]]
     commands.append(compose["services"]["fleet"]["healthcheck"]["test"][1:])
+    on_processor = yaml.load(PROCESSOR.read_text(encoding="utf-8"), Overriding)["services"]["fleet"]
+    assert (on_processor["deploy"], on_processor["command"][-2:]) == (None, ["--cpu", "2"])
+    commands.append(on_processor["command"])
     for program, *arguments in commands:
         assert Path(program).name == "sonic-queue"
         parser().parse_args(arguments)  # exits otherwise

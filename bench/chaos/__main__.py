@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.database.redis_connection import check_server, connect
 from comfyui_sonic.queue_bridge.database.redis_server import RedisServer
+from comfyui_sonic.queue_bridge.execution.dead_starts import SWEEP_S
 from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
 from comfyui_sonic.queue_bridge.queue.scripts import Scripts
 from comfyui_sonic.queue_bridge.queue.store import Store
@@ -47,6 +48,7 @@ STALL_S = round(2 * LEASE_S)
 REACH_S = LEASE_S + 3.0  # a lease, and a try of two seconds' pause behind it
 SETTLE_S = 90.0  # all that is left must have ended by then
 CALM_S = LEASE_S + 2.0  # after the last end: late answers and thawed servers have had their say
+SWEPT_S = 2 * SWEEP_S  # what a killed server has laid beside a video's place is gone by then
 LOOK_S = 0.3
 TEMPLATES = PACK / "tests" / "templates"
 
@@ -152,6 +154,9 @@ async def _under_faults(
         while progress.ended < len(submitter.accepted) and time.monotonic() < settled:
             await asyncio.sleep(LOOK_S)
         await asyncio.sleep(CALM_S)
+        swept = time.monotonic() + SWEPT_S
+        while any(workload.results.glob(".*.part")) and time.monotonic() < swept:
+            await asyncio.sleep(LOOK_S)
     finally:
         watching.cancel()
         await asyncio.gather(watching, *work, return_exceptions=True)

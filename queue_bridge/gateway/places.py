@@ -50,7 +50,8 @@ class Places:
             for made in (self.uploads, self.results):
                 made.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError("gateway_folder", f"'{folder}' cannot be made: {error.strerror or error}.") from error
+            reason = f"'{folder}' cannot be made ({error.strerror or error}); let the gateway's user write there."
+            raise ConfigError("gateway_folder", reason) from error
 
     @classmethod
     def of(cls, settings: Settings) -> Places:

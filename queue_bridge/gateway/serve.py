@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ log = logging.getLogger("sonic.gateway")
 
 PORT = 8190
 LINGER_S = 2.0  # for a client to read why its body is refused
+CONNECTIONS = 65_536  # and open files, as far as the system allows; by itself that is often 1024
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ async def serve(
     tracing: Tracing,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. say: takes the address."""
+    _allow_many_connections()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,3 +138,16 @@ async def serve(
     async with listening(settings, store, view, templates, where, tracing) as address:
         say(address)
         await stop.wait()
+
+
+def _allow_many_connections() -> None:
+    """A process may raise its own limit up to one that the system sets; connections that are only held open would
+    otherwise keep others out soon."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
