@@ -84,6 +84,13 @@ def test_a_file_that_a_job_may_not_name_is_one_sentence(
     assert words.format(folder=root) in str(raised.value)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+def test_links_in_a_circle_are_one_sentence(files: JobFiles, root: Path) -> None:
+    (root / "circle").symlink_to("circle")
+    with pytest.raises((BadJob, FileUnreachable), match=r"^image: .*circle.* (leads nowhere|cannot be r)"):
+        fetched(files, spec_in(root, image=(root / "circle" / "a.png").as_uri()), 1)
+
+
 def test_a_folder_that_is_away_may_come_back(files: JobFiles, root: Path) -> None:
     spec = spec_in(root)
     shutil.rmtree(root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -187,7 +188,7 @@ def test_a_source_that_is_nothing_of_the_kind_is_refused(folder: Path, tmp_path:
         assert refusal(folder / name) == expected
     for name in ("gone", "gone.csv", "gone.jsonl", "gone.zip"):
         assert refusal(tmp_path / name) == f"'{tmp_path / name}' cannot be read: No such file or directory."
-    assert refusal(Path("a\0b")).endswith("cannot be read: embedded null byte.")
+    assert re.search(r"cannot be read: .*embedded null (byte|character)", refusal(Path("a\0b")))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="such files exist on POSIX only")

@@ -394,7 +394,10 @@ def test_data_are_opened_by_the_program_that_wrote_them(
         assert server.program == redis_program
 
 
-def test_a_program_with_a_blank_in_its_path_is_named_so_that_a_shell_reads_it(tmp_path: Path) -> None:
+def test_a_program_with_a_blank_in_its_path_is_named_so_that_a_shell_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no checker is
     program = ServerProgram(tmp_path / "my programs" / "valkey-server", "valkey", "9.1.2")
     inner = shlex.split(program.check_command(tmp_path / "my data" / "file.aof"))
     assert shlex.split(inner[-1])[-3:] == [str(program.path), "--fix", str(tmp_path / "my data" / "file.aof")]

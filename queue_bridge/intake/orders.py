@@ -157,7 +157,8 @@ def _check_folder(video: Path, real: Path, base: Path) -> None:
     """Refuse a video whose folder, with all links resolved, is not below ``base`` or cannot be made."""
     if not real.is_relative_to(base):
         raise PairingError(f"The video '{video}' would land outside '{base}', through a link on the way.")
-    blocked = [path for path in (real, *real.parents) if path.exists() and not path.is_dir()]
+    # A link that is left is one of a circle; from Python 3.13 on that is not said while it is resolved.
+    blocked = [one for one in (real, *real.parents) if (one.exists() or one.is_symlink()) and not one.is_dir()]
     if blocked:
         raise PairingError(f"The video '{video}' cannot be written, since '{blocked[0]}' is no folder.")
 
@@ -165,5 +166,5 @@ def _check_folder(video: Path, real: Path, base: Path) -> None:
 def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle, before 3.13
         raise PairingError(f"'{path}' cannot be read: it is a link that leads nowhere.") from error

@@ -203,7 +203,10 @@ def path_in(roots: Iterable[Path], uri: str, field: str) -> Path:
     if "\0" in unquote(parts.path) or parts.query or parts.fragment:
         raise BadJob(field, "the file's name holds characters that it cannot hold; quote them.")
     path = Path(url2pathname(parts.path))
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle; from Python 3.13 on whoever opens it is told
+        raise BadJob(field, f"'{path}' cannot be found: a link on the way leads nowhere.") from error
     if not path.is_absolute() or not any(resolved.is_relative_to(root) for root in roots):
         raise BadJob(field, f"'{path}' lies outside the folders that this instance may use; add its folder to roots.")
     return resolved
