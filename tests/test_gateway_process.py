@@ -69,7 +69,8 @@ async def test_connections_that_are_only_held_open_keep_nobody_out(gateway: Gate
 async def test_it_ends_in_good_order_and_lets_a_request_at_hand_end(gateway: Gateway, number: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     body = b'{"image": "nothing"}'
-    head = f"POST /v1/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    fields = ("Host: 127.0.0.1", "Content-Type: application/json", f"Content-Length: {len(body)}")
+    head = "\r\n".join(("POST /v1/tasks HTTP/1.1", *fields, "", ""))
     writer.write(head.encode() + body[:5])
     await writer.drain()
     await asyncio.sleep(0.2)
