@@ -290,8 +290,7 @@ async def test_a_wrong_password_is_one_sentence_in_the_log_and_the_nodes_work(
             while "password" not in (text := instance.log_file.read_text(encoding="utf-8")):
                 assert time.monotonic() < deadline, text[-2000:]
                 await asyncio.sleep(0.1)
-        text = instance.log_file.read_text(encoding="utf-8")
-    assert "wrong-secret" not in text
+    assert "wrong-secret" not in instance.log_file.read_text(encoding="utf-8")
     assert "Traceback" not in text
 
 
