@@ -37,7 +37,7 @@ from .oversight.alert_watch import AlertWatch
 from .pipelines.templates import SHIPPED, load_templates
 from .places.job_files import JobFiles
 from .places.job_places import JobPlaces
-from .places.start_folders import Life
+from .places.start_folders import Owner
 from .places.storage import Storage
 from .prompt_events import PromptRunner, SavedFile
 from .quality_gate import Measure
@@ -150,8 +150,8 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
 
 def _places(settings: Settings, folders: tuple[Path, Path], identity: Identity) -> tuple[JobPlaces, Storage]:
     local_results = [Path(settings.results)] if settings.results and not is_object(settings.results) else []
-    life = Life.of(f"{safe_url(settings.url)} {settings.queue}", identity.boot)
-    files = JobFiles((*settings.roots, *local_results), *folders, life)
+    owner = Owner.of(f"{safe_url(settings.url)} {settings.queue}", identity.boot)
+    files = JobFiles((*settings.roots, *local_results), *folders, owner)
     storage = Storage(settings.places, settings.limits)
     return JobPlaces(files, storage, settings.results, settings.reach, settings.limits), storage
 

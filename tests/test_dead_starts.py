@@ -15,7 +15,7 @@ from comfyui_sonic.queue_bridge.execution.dead_starts import UNKNOWN_S, DeadStar
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
 from comfyui_sonic.queue_bridge.places.job_files import JobFiles
 from comfyui_sonic.queue_bridge.places.job_places import JobPlaces
-from comfyui_sonic.queue_bridge.places.start_folders import Life
+from comfyui_sonic.queue_bridge.places.start_folders import Owner
 from comfyui_sonic.queue_bridge.quality_gate import write_report
 from comfyui_sonic.queue_bridge.queue.presence import Identity
 from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
@@ -45,8 +45,8 @@ class Site:
             (self.folder / name).write_bytes(b"hers")
 
     def files(self, boot: str, queue: str = "") -> JobFiles:
-        life = Life.of(queue or self.queue, boot)
-        return JobFiles([self.folder], self.folder / "input", self.folder / "output", life)
+        owner = Owner.of(queue or self.queue, boot)
+        return JobFiles([self.folder], self.folder / "input", self.folder / "output", owner)
 
     async def submit(self, name: str = "anna", output: str = "") -> str:
         image, audio = ((self.folder / f"anna.{suffix}").as_uri() for suffix in ("png", "wav"))

@@ -15,7 +15,7 @@ from ..now_and_then import now_and_then
 from ..places.job_places import JobPlaces
 from ..places.start_folders import LeftFolder
 from ..queue.queue_view import QueueView
-from ..states import TERMINAL, State
+from ..states import State
 
 log = logging.getLogger("sonic.dead_starts")
 
@@ -52,7 +52,7 @@ class DeadStarts:
 
     async def _discard_laid(self, left: LeftFolder, record: JobRecord) -> None:
         """What lies beside the video's place, unless a video there has been chosen that has yet to be renamed."""
-        if record.state is State.COMPLETED or (record.state in TERMINAL and record.staged is None):
+        if record.state is State.COMPLETED:  # of which there are no further starts
             await self._places.discard(record.spec)
         elif record.staged is None:
             await self._places.discard(record.spec, left.token)

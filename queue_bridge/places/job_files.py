@@ -21,7 +21,7 @@ from urllib.request import url2pathname
 from ..errors import BadJob, FileUnreachable, JobError, PromptFailed
 from ..job import JobSpec
 from ..quality_gate import report_beside
-from .start_folders import ALONE, Life, StartFolders
+from .start_folders import ALONE, Owner, StartFolders
 
 # The disk is full, a quota is used up, or a file may not become larger.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])})
@@ -32,15 +32,15 @@ NO_ROOM_WORDS = tuple(os.strerror(code) for code in sorted(NO_ROOM))
 class JobFiles:
     """roots: the folders that jobs may name. input_directory, output_directory: ComfyUI's own, always allowed.
 
-    life: keeps this instance's files apart from those of another one with the same folders.
+    owner: keeps this instance's files apart from those of another one with the same folders.
     """
 
     def __init__(
-        self, roots: Iterable[Path], input_directory: Path, output_directory: Path, life: Life = ALONE
+        self, roots: Iterable[Path], input_directory: Path, output_directory: Path, owner: Owner = ALONE
     ) -> None:
         self.input_directory = input_directory
         self.output_directory = output_directory
-        self.folders = StartFolders(input_directory, output_directory, life)
+        self.folders = StartFolders(input_directory, output_directory, owner)
         self._roots = tuple(root.resolve() for root in (*roots, input_directory, output_directory))
 
     def path_of(self, uri: str, field: str) -> Path:

@@ -17,19 +17,19 @@ OF_A_START = re.compile(rf"([1-9]\d*)-([0-9a-f]{{{WORD}}})([0-9a-f]{{{WORD}}})")
 
 
 @dataclass(frozen=True)
-class Life:
-    """Who makes a folder: the word of the queue, whose job ids are no other queue's, and the one of a server's life."""
+class Owner:
+    """Whose a folder is: a word for the queue, whose job ids are no other's, and one for this life of the server."""
 
     queue: str
     boot: str
 
     @classmethod
-    def of(cls, queue: str, boot: str) -> Life:
+    def of(cls, queue: str, boot: str) -> Owner:
         """queue: whatever tells one queue from all others. boot: as in Identity, 16 hexadecimal digits."""
         return cls(hashlib.sha256(queue.encode()).hexdigest()[:WORD], boot[:WORD])
 
 
-ALONE = Life("0" * WORD, "0" * WORD)  # for ComfyUI's folders that nobody shares and that start empty
+ALONE = Owner("0" * WORD, "0" * WORD)  # for ComfyUI's folders that nobody shares and that start empty
 
 
 @dataclass(frozen=True, order=True)
@@ -44,18 +44,18 @@ class LeftFolder:
 
 
 class StartFolders:
-    """input_directory, output_directory: ComfyUI's. life: keeps these folders apart from those of others with the same
+    """input_directory, output_directory: ComfyUI's. owner: keeps these folders apart from those of others with the same
     directories, and from those that this server made in an earlier life."""
 
-    def __init__(self, input_directory: Path, output_directory: Path, life: Life) -> None:
-        self._life = life
+    def __init__(self, input_directory: Path, output_directory: Path, owner: Owner) -> None:
+        self._owner = owner
         self._directories = (input_directory, output_directory)
         for directory in self._directories:
             directory.mkdir(parents=True, exist_ok=True)
 
     def name(self, task_id: str, token: int) -> str:
         """Of a start's folder, below ComfyUI's input folder as well as below its output folder."""
-        return f"{FOLDER}/{task_id}/{token}-{self._life.queue}{self._life.boot}"
+        return f"{FOLDER}/{task_id}/{token}-{self._owner.queue}{self._owner.boot}"
 
     def remove(self, task_id: str, token: int) -> None:
         """Everything that a start of this instance has there."""
@@ -72,7 +72,7 @@ class StartFolders:
     def _left_in(self, directory: Path) -> Iterator[LeftFolder]:
         for path in (directory / FOLDER).glob("*/*"):
             named = OF_A_START.fullmatch(path.name)
-            if not named or named[2] != self._life.queue or named[3] == self._life.boot or path.is_symlink():
+            if not named or named[2] != self._owner.queue or named[3] == self._owner.boot or path.is_symlink():
                 continue
             with contextlib.suppress(OSError):  # it is being removed
                 yield LeftFolder(path.parent.name, int(named[1]), named[3], path, path.stat().st_mtime)
