@@ -76,6 +76,15 @@ class Site:
         """Its server has died, and the queue knows."""
         await self.store.settle(job, Verdict(State.QUEUED, "instance died"))
 
+    async def start_again(self) -> JobRecord:
+        """A start whose server died when it had laid its video, and the next one, which has laid its own."""
+        first = await self.start(OLD)
+        self.lay(first, OLD)
+        await self.lose(first)
+        second = await self.start(OTHER)
+        self.lay(second, OTHER)
+        return second
+
     async def sweep(self, boot: str) -> int:
         return await DeadStarts(self.view, JobPlaces(self.files(boot))).sweep()
 
@@ -118,11 +127,7 @@ async def test_a_start_that_runs_keeps_its_files_whoever_sweeps(site: Site) -> N
 
 async def test_a_later_start_keeps_what_is_its_own(site: Site) -> None:
     await site.submit()
-    first = await site.start(OLD)
-    site.lay(first, OLD)
-    await site.lose(first)
-    second = await site.start(OTHER)
-    site.lay(second, OTHER)
+    second = await site.start_again()
     assert await site.sweep(NEW) == 1
     assert site.left() == [f".{second.task_id}.2.part", "anna.png"]
 
@@ -144,15 +149,29 @@ async def test_what_was_laid_by_a_start_that_had_lost_its_job_without_knowing_it
     assert site.left() == ["anna.mp4"]
 
 
-async def test_a_chosen_video_that_has_yet_to_be_renamed_stays(site: Site) -> None:
+async def test_a_chosen_video_stays_until_it_is_in_its_place(site: Site) -> None:
     await site.submit()
     job = await site.start(OLD)
     staged = site.lay(job, OLD)
     await site.store.stage(job, {**staged, "result": {}})
     await site.lose(job)
+    assert await site.sweep(NEW) == 0
+    assert site.files(NEW).publish(staged)
+    await site.store.register(Identity(NEW, NEW))
+    again = await site.store.claim(NEW, NEW, LANES)
+    assert isinstance(again, JobRecord)
+    await site.store.complete(again, {"output": staged["place"]})
+    assert await site.sweep(NEW) == 1
+    assert site.left() == ["anna.mp4"]
+
+
+async def test_a_chosen_video_of_a_job_that_has_failed_is_there_for_a_retry_by_hand(site: Site) -> None:
+    await site.submit()
+    job = await site.start(OLD)
+    await site.store.stage(job, {**site.lay(job, OLD), "result": {}})
+    await site.store.settle(job, Verdict(State.FAILED, "instance died too often"))
     assert await site.sweep(NEW) == 1
     assert site.left() == [f".{job.task_id}.1.part"], "only the copies are gone"
-    assert site.files(NEW).publish(staged)
 
 
 @pytest.mark.parametrize(
@@ -160,11 +179,7 @@ async def test_a_chosen_video_that_has_yet_to_be_renamed_stays(site: Site) -> No
 )
 async def test_nothing_stays_of_a_job_that_has_ended_without_a_video(site: Site, verdict: Verdict) -> None:
     await site.submit()
-    first = await site.start(OLD)
-    site.lay(first, OLD)
-    await site.lose(first)
-    second = await site.start(OTHER)
-    site.lay(second, OTHER)
+    second = await site.start_again()
     await site.store.settle(second, verdict)
     assert await site.sweep(NEW) == 2
     assert site.left() == []

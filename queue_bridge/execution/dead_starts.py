@@ -15,7 +15,7 @@ from ..now_and_then import now_and_then
 from ..places.job_places import JobPlaces
 from ..places.start_folders import LeftFolder
 from ..queue.queue_view import QueueView
-from ..states import State
+from ..states import TERMINAL, State
 
 log = logging.getLogger("sonic.dead_starts")
 
@@ -51,7 +51,7 @@ class DeadStarts:
         return starts
 
     async def _discard_laid(self, left: LeftFolder, record: JobRecord) -> None:
-        """What lies beside the video's place, unless a video there has been chosen that has yet to be renamed."""
+        """What lies beside the video's place, but for a chosen video, which a retry by hand puts into its place."""
         if record.state is State.COMPLETED:  # of which there are no further starts
             await self._places.discard(record.spec)
         elif record.staged is None:
@@ -61,6 +61,8 @@ class DeadStarts:
 def _is_over(left: LeftFolder, record: JobRecord | None) -> bool:
     if record is None or (left.token > record.token and record.state is not State.COMPLETED):
         return time.time() - left.changed_s > UNKNOWN_S
+    if record.staged is not None and record.state not in TERMINAL:
+        return False  # until the chosen video is in its place, and nothing beside it is wanted any more
     if left.token == record.token:
         return record.state is not State.RUNNING
     return True
