@@ -9,7 +9,7 @@ from pathlib import Path
 
 from comfyui_sonic.queue_bridge.servers.launch_comfyui import make_torchaudio_importable, make_torchvision_importable
 from comfyui_sonic.sonic.audio import read_sound
-from comfyui_sonic.sonic.checkpoints import missing_sonic_files, sonic_files
+from comfyui_sonic.sonic.checkpoints import missing_sonic_files, read_weights, sonic_files
 from comfyui_sonic.sonic.draft.mouth_shapes import WEIGHTS as MOUTH_WEIGHTS
 from comfyui_sonic.sonic.draft.render import render_draft
 from comfyui_sonic.sonic.engine import choose_engine, load_sonic, render
@@ -17,6 +17,7 @@ from comfyui_sonic.sonic.errors import MissingWeights
 from comfyui_sonic.sonic.frames import Frame, FrameSource
 from comfyui_sonic.sonic.options import InferenceOptions, PrepareOptions
 from comfyui_sonic.sonic.portrait import read_picture
+from comfyui_sonic.sonic.postprocess.interpolation import FrameInterpolation
 from comfyui_sonic.sonic.prepare import prepare
 from comfyui_sonic.sonic.prepared import PreparedData
 
@@ -50,7 +51,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Clips:
-    """An engine with its settings. weights: SHA-256 by file name; seconds: of each recording, 0 = all of it."""
+    """An engine with its settings. weights: SHA-256 by file name; seconds: of each recording, 0 = all of it.
+
+    rife: RIFE's network, to be measured beside optical flow.
+    """
 
     engine: str
     weights: Mapping[str, str]
@@ -58,6 +62,7 @@ class Clips:
     steps: int
     size: int
     seconds: float
+    rife: FrameInterpolation | None = None
     _made: dict[tuple[str, Path], FrameSource] = field(default_factory=dict, repr=False)
 
     def prepared(self, picture: str, voice: Path, crop_ratio: float | None = None) -> PreparedData:
@@ -79,13 +84,15 @@ class Clips:
         return self.make(prepared, InferenceOptions(self.steps, motion_scale=motion_scale, fps=FPS))
 
 
-def clips_of(models: Path | None, steps: int, size: int, seconds: float) -> Clips:
+def clips_of(models: Path | None, steps: int, size: int, seconds: float, rife: Path | None = None) -> Clips:
     """The draft engine's, or Sonic's with the files in a ComfyUI's ``models`` folder (on PYTHONPATH: ComfyUI itself).
 
     Raises MissingWeights, BadWeights, EngineUnavailable.
     """
+    network = None if rife is None else interpolation_of(rife)
     if models is None:
-        return Clips("draft", digests([MOUTH_WEIGHTS]), render_draft, steps, size, seconds)
+        weights = digests([MOUTH_WEIGHTS, *([] if rife is None else [rife])])
+        return Clips("draft", weights, render_draft, steps, size, seconds, network)
     folders = {name: [models / name] for name in ("sonic", "checkpoints")}
     files = sonic_files(folders)
     if missing := missing_sonic_files(folders):
@@ -103,7 +110,13 @@ def clips_of(models: Path | None, steps: int, size: int, seconds: float) -> Clip
     def make(prepared: PreparedData, options: InferenceOptions) -> FrameSource:
         return render(prepared, options, choice, networks)
 
-    return Clips("sonic", digests(files.values(), models), make, steps, size, seconds)
+    return Clips("sonic", digests(files.values(), models), make, steps, size, seconds, network)
+
+
+def interpolation_of(file: Path) -> FrameInterpolation:
+    """RIFE's network. Raises BadWeights."""
+    weights = {key: value.float() for key, value in read_weights(file).items()}
+    return FrameInterpolation.of_weights(weights, str(file))
 
 
 def digests(files: Iterable[Path], folder: Path | None = None) -> dict[str, str]:

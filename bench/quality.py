@@ -1,7 +1,7 @@
 """Measures what is done to finished frames and sound, on the shipped examples; prints JSON, before and after.
 
     python -m bench.quality [--models DIR] [--steps N] [--size PIXELS] [--seconds S] [--table] [--sheet FILE]
-                            [--only STAGE ...]
+                            [--rife FILE] [--only STAGE ...]
 
 The clips are the draft engine's, or with ``--models`` (a ComfyUI's folder, with ComfyUI itself on PYTHONPATH) Sonic's:
 each example portrait speaks each example voice and the tests' own. What is wrong with a clip is planted, so that what
@@ -24,6 +24,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from comfyui_sonic.sonic.audio import MODEL_RATE, read_sound, speech_for_models
 from comfyui_sonic.sonic.draft.mouth_shapes import mouth_shapes
 from comfyui_sonic.sonic.draft.performance import Performance
@@ -34,7 +35,7 @@ from comfyui_sonic.sonic.loudness import at_usual_loudness, integrated_loudness
 from comfyui_sonic.sonic.options import InferenceOptions
 from comfyui_sonic.sonic.postprocess.composite import CompositeFrames, place_of
 from comfyui_sonic.sonic.postprocess.lip_sync import measure_sync, mouth_openings, possible_shift, shift_sound
-from comfyui_sonic.sonic.postprocess.retiming import FlowBetween, RetimedFrames
+from comfyui_sonic.sonic.postprocess.retiming import Between, FlowBetween, RetimedFrames, RifeBetween
 from comfyui_sonic.sonic.postprocess.silence_gate import ClosedMouthFrames, opening_at_rest, silence_curve
 from comfyui_sonic.sonic.postprocess.smoothing import SmoothingMethod, smooth
 from comfyui_sonic.sonic.prepared import PreparedData, Sound
@@ -50,6 +51,7 @@ WINDOW, STEP = 25, 4.0  # frames of a window, levels of 255
 PLANTED_S = 0.08
 OPEN_JAW = 0.3
 TINT = np.array([8, -5, 4])
+GLIDE, EDGE = 6.0, 64  # pixels a frame; pixels at the edge, where what comes in was never seen
 EDGE_RATIO = 0.5  # around the face, so that the crop has edges within the picture
 LEAST_SILENT = 5  # frames
 NO_FACE, NO_SILENCE = "no face found", "no silence"
@@ -177,21 +179,45 @@ def silence(clips: Clips, picture: str, voice: Path) -> dict[str, Any] | str:
 
 
 def interpolation(clips: Clips, picture: str, voice: Path) -> dict[str, Any]:
-    """Every second frame is held out and made anew: mean error around the face, of blending and of this."""
+    """Every second frame is held out and made anew: mean error of blending and of each way to make it.
+
+    In the face of a clip; and of the portrait as it glides by, so that all of it moves by more than a mouth does.
+    """
     prepared = clips.prepared(picture, voice)
     assert prepared.face is not None
-    clip = list(clips.spoken(prepared, motion_scale=2.0).frames(0, 51))
-    made = RetimedFrames(Kept(clip[::2]), FPS / 2, FPS, FlowBetween(*clip[0].shape[:2]))
+    spoken = list(clips.spoken(prepared, motion_scale=2.0).frames(0, 51))
     x1, y1, x2, y2 = (max(0, int(value)) for value in prepared.face.box)
-    face = np.s_[y1:y2, x1:x2]
-    flow, blend = [], []
-    for index, frame in enumerate(made.frames(0, 50)):
-        if index % 2 and index + 1 < len(clip):
-            truth = clip[index][face].astype(np.float32)
-            mean = (clip[index - 1][face].astype(np.float32) + clip[index + 1][face]) / 2
-            flow.append(float(np.abs(frame[face] - truth).mean()))
-            blend.append(float(np.abs(mean - truth).mean()))
-    return {"error_of_blending_and_flow": [float(np.mean(blend)), float(np.mean(flow))]}
+    height, width = prepared.picture.shape[:2]
+    shown = np.s_[EDGE : height - EDGE, EDGE : width - EDGE]
+    return {
+        "face": held_out(clips, spoken, np.s_[y1:y2, x1:x2]),
+        f"glides by {GLIDE:g} pixels": held_out(clips, gliding(prepared.picture, 9), shown),
+    }
+
+
+def held_out(clips: Clips, clip: Sequence[Frame], place: tuple[slice, slice]) -> dict[str, list[float]]:
+    truth = [frame[place].astype(np.float32) for frame in clip]
+    middles = range(1, len(clip) - 1, 2)
+    blended = np.mean([np.abs((truth[k - 1] + truth[k + 1]) / 2 - truth[k]).mean() for k in middles])
+    errors = {}
+    for way in ways_between(clips, *clip[0].shape[:2]):
+        made = list(RetimedFrames(Kept(clip[::2]), FPS / 2, FPS, way).frames())
+        error = np.mean([np.abs(made[k][place] - truth[k]).mean() for k in middles])
+        errors[f"error_by_{way.name}"] = [float(blended), float(error)]
+    return errors
+
+
+def gliding(picture: Frame, count: int) -> list[Frame]:
+    height, width = picture.shape[:2]
+    shifts = [np.array([[1, 0, GLIDE * (k - count // 2)], [0, 1, 0]], np.float32) for k in range(count)]
+    return [np.asarray(cv2.warpAffine(picture, s, (width, height), borderMode=cv2.BORDER_REPLICATE)) for s in shifts]
+
+
+def ways_between(clips: Clips, height: int, width: int) -> list[Between]:
+    ways: list[Between] = [FlowBetween(height, width)]
+    if (network := clips.rife) is not None:
+        ways.append(RifeBetween(height, width, lambda: network, torch.device("cpu")))
+    return ways
 
 
 def composite(clips: Clips, picture: str, voice: Path) -> dict[str, Any]:
@@ -255,7 +281,10 @@ def speed(clips: Clips) -> dict[str, Any]:
     large = np.asarray(cv2.resize(frames[0], (1920, 1080)))
     stages: dict[str, FrameSource] = {
         **{f"smoothing_{method}": smooth(kept, method, FPS, prepared.face) for method in METHODS},
-        "interpolation_2x": RetimedFrames(kept, FPS, 2 * FPS, FlowBetween(kept.height, kept.width)),
+        **{
+            f"interpolation_2x_{way.name}": RetimedFrames(kept, FPS, 2 * FPS, way)
+            for way in ways_between(clips, kept.height, kept.width)
+        },
         "composite_into_1920x1080": CompositeFrames(kept, StillFrames(large), (700, 300, 1212, 812)),
     }
     result: dict[str, Any] = {}
@@ -405,11 +434,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--seconds", type=float, default=0.0, help="of each recording that are spoken (default: 0, all of it)"
     )
+    parser.add_argument(
+        "--rife", type=Path, metavar="FILE", help="RIFE's flownet.pkl: interpolation is measured with it, too"
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
     try:
-        clips = clips_of(arguments.models, arguments.steps, arguments.size, arguments.seconds)
+        clips = clips_of(arguments.models, arguments.steps, arguments.size, arguments.seconds, arguments.rife)
         report = measured(clips, arguments.only)
         if arguments.sheet:
             draw(arguments.sheet, clips)
