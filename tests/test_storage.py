@@ -167,6 +167,19 @@ async def test_a_store_of_another_kind_is_not_said_to_be_silent(object_store: Ob
             await storage.upload(VIDEO, at("s3://videos/a.mp4"), "video/mp4")
 
 
+async def test_a_copy_says_that_it_has_no_body_as_some_stores_refuse_it_otherwise(object_store: ObjectStore) -> None:
+    async def strict(request: web.Request) -> web.Response:
+        if request.headers.get("Content-Length") != "0":
+            return web.Response(status=411, text="<Error><Code>MissingContentLength</Code></Error>")
+        return web.Response(text="<CopyObjectResult><ETag>e</ETag></CopyObjectResult>")
+
+    app = web.Application()
+    app.router.add_put("/videos/b.mp4", strict)
+    async with TestServer(app) as server:
+        storage = object_store.storage(endpoint=f"http://127.0.0.1:{server.port}")
+        await storage.copy(at("s3://videos/a.mp4"), at("s3://videos/b.mp4"))
+
+
 async def test_keys_are_read_again_after_they_were_refused(object_store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "id").write_text(object_store.key_id + "\n")
     (tmp_path / "secret").write_text("wrong")
@@ -240,6 +253,25 @@ async def test_a_start_that_wakes_up_late_overwrites_nothing(object_store: Objec
     assert object_store.keys("videos", folder) == [f"{folder}/a.mp4"]
     object_store.put("videos", f"{folder}/a.mp4", b"WINNER")
     assert not await places.deliver(winner, spec.task_id), "another object of the same size is not this video"
+
+
+async def test_a_store_that_copies_nothing_costs_nobody_the_video(object_store: ObjectStore, tmp_path: Path) -> None:
+    asked = []
+
+    async def takes_a_copy_for_an_upload(request: web.Request) -> web.Response:
+        asked.append(request.method)
+        date = "Fri, 27 Nov 2026 00:00:00 GMT"
+        return web.Response(headers={"ETag": '"e"', "Last-Modified": date, "Content-Length": "0"})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", takes_a_copy_for_an_upload)
+    async with TestServer(app) as server:
+        storage = object_store.storage(endpoint=f"http://127.0.0.1:{server.port}")
+        places, spec = places_in(tmp_path, storage), spec_for("s3://videos/a.mp4")
+        laid = await places.stage(made(tmp_path), spec, 1)
+        with pytest.raises(FileUnreachable, match=r"^'s3://videos/a.mp4' was not copied whole: .* 0 of 30 bytes"):
+            await places.deliver(laid, spec.task_id)
+    assert asked == ["PUT", "PUT", "HEAD"], "what was uploaded is still there"
 
 
 async def test_what_a_start_laid_in_vain_goes_and_the_others_stay(object_store: ObjectStore, tmp_path: Path) -> None:

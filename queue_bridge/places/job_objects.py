@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import BadJob, BridgeError, ObjectMissing
+from ..errors import BadJob, BridgeError, FileUnreachable, ObjectMissing
 from ..job import JobSpec
 from ..quality_gate import SUFFIX
 from ..storage_places import ObjectAddress, object_address
@@ -60,6 +60,8 @@ class JobObjects:
         except ObjectMissing:
             if not await self._is_there(place, staged):
                 return False
+        else:
+            await self._check_copied(place, int(staged["bytes"]))
         await self._discard(place, task_id)
         return True
 
@@ -96,6 +98,16 @@ class JobObjects:
         except BridgeError:
             return "out of reach"
         return "removed"
+
+    async def _check_copied(self, place: ObjectAddress, size: int) -> None:
+        """A store that does not know copies takes one for an empty upload, and says that all went well.
+
+        Raises FileUnreachable, before what was copied is removed.
+        """
+        stored = await self._storage.stored(place)
+        found = stored.bytes if stored else 0
+        if found != size:
+            raise FileUnreachable(f"'{place}' was not copied whole: the store holds {found} of {size} bytes there.")
 
     async def _is_there(self, place: ObjectAddress, described: Mapping[str, Any]) -> bool:
         """Whether the video in its place is this one: the queue has written its SHA-256 with it."""

@@ -73,7 +73,7 @@ class Storage:
         self._places = tuple(places)
         self._limits = limits or Limits()
         self._environment = os.environ if environment is None else environment
-        self._stores: dict[tuple[str, str], Any] = {}
+        self._stores: dict[tuple[str, str, bool], Any] = {}
 
     def check(self, address: ObjectAddress, what: str) -> None:
         """Raises BadJob when jobs may not name this object; what: the field that does."""
@@ -121,7 +121,7 @@ class Storage:
     async def copy(self, source: ObjectAddress, target: ObjectAddress) -> None:
         """Copy within a bucket, with what is kept with the object. Raises ObjectMissing, FileUnreachable."""
         with self._told(target, "written"):
-            await _library().copy_async(self._store(source), source.key, target.key)
+            await _library().copy_async(self._store(source, copies=True), source.key, target.key)
 
     async def stored(self, address: ObjectAddress) -> Stored | None:
         """What is there, or None. Raises FileUnreachable."""
@@ -187,16 +187,16 @@ class Storage:
     def _place_of(self, address: ObjectAddress) -> StoragePlace | None:
         return next((place for place in self._places if place.allows(address)), None)
 
-    def _store(self, address: ObjectAddress) -> Any:
+    def _store(self, address: ObjectAddress, *, copies: bool = False) -> Any:
         place = self._place_of(address)
         if place is None:
             raise BadJob("storage", f"'{address.kind}://{address.bucket}' is no bucket that may be used here.")
-        at = (place.kind, address.bucket)
+        at = (place.kind, address.bucket, copies and place.kind == "s3")
         if at not in self._stores:
-            self._stores[at] = self._open(place, address.bucket)
+            self._stores[at] = self._open(place, address.bucket, without_body=at[2])
         return self._stores[at]
 
-    def _open(self, place: StoragePlace, bucket: str) -> Any:
+    def _open(self, place: StoragePlace, bucket: str, *, without_body: bool) -> Any:
         stores = _library().store
         client = {
             "timeout": f"{self._limits.total_s:g}s",
@@ -204,6 +204,8 @@ class Storage:
             "connect_timeout": f"{CONNECT_S:g}s",
             "allow_http": place.endpoint.startswith("http://") or not place.name,
         }
+        if without_body:  # the library leaves the length of a copy out, and stores that insist on one refuse it (411)
+            client["default_headers"] = {"content-length": "0"}
         if place.ca_file:
             client["root_certificate"] = self._read_file(place, place.ca_file).encode()
         retries = {"max_retries": TRIES_AGAIN, "retry_timeout": timedelta(seconds=TRIES_S)}
@@ -276,7 +278,8 @@ class Storage:
         return FileUnreachable(f"The bucket '{bucket}' is not there; make it, or mend {self._said(address)}.")
 
     def _unusable(self, address: ObjectAddress, done: str, error: Exception) -> FileUnreachable:
-        self._stores.pop((address.kind, address.bucket), None)  # so that keys are read again
+        for copies in (False, True):  # so that keys are read again
+            self._stores.pop((address.kind, address.bucket, copies), None)
         found = CODE.search(str(error)) or STATUS.search(str(error))
         code = found.group(1) if found else ""
         if code in NO_BUCKET_WORDS:  # as some answer when they are to list it
