@@ -167,6 +167,18 @@ async def test_a_store_of_another_kind_is_not_said_to_be_silent(object_store: Ob
             await storage.upload(VIDEO, at("s3://videos/a.mp4"), "video/mp4")
 
 
+async def test_an_answer_that_cannot_be_read_is_not_said_to_be_silence(object_store: ObjectStore) -> None:
+    async def a_page(request: web.Request) -> web.Response:
+        return web.Response(text="<html>Welcome & log in<p></html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", a_page)
+    async with TestServer(app) as server:
+        storage = object_store.storage(endpoint=f"http://127.0.0.1:{server.port}")
+        with pytest.raises(FileUnreachable, match="could not be listed: the store answers, but not as one of kind s3"):
+            await storage.under(at("s3://videos/folder"))
+
+
 async def test_a_copy_says_that_it_has_no_body_as_some_stores_refuse_it_otherwise(object_store: ObjectStore) -> None:
     async def strict(request: web.Request) -> web.Response:
         if request.headers.get("Content-Length") != "0":

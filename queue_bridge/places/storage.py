@@ -49,7 +49,7 @@ WRONG_KEYS = frozenset(
         "SignatureDoesNotMatch",
     }
 )
-INCOMPLETE = "Header missing from response"  # of a server that is another kind of store
+OTHER_KIND_WORDS = ("Header missing from response", "Got invalid")  # of a server that is another kind of store
 NO_BUCKET_WORDS = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
 
 
@@ -291,7 +291,7 @@ class Storage:
             return FileUnreachable(f"'{address}' may not be {done} with the keys of {self._said(address)} ({code}).")
         if code:
             return FileUnreachable(f"'{address}' could not be {done}: the store answers with an error ({code}).")
-        if INCOMPLETE in str(error):
+        if any(words in str(error) for words in OTHER_KIND_WORDS):
             kind = f"one of kind {address.kind}"
             return FileUnreachable(f"'{address}' could not be {done}: the store answers, but not as {kind} does.")
         return FileUnreachable(f"'{address}' could not be {done}: the store does not answer.")
