@@ -73,7 +73,7 @@ class Contract:
             began = time.perf_counter()
             try:
                 said, ok = await step(), True
-            except (BridgeError, AssertionError) as error:
+            except (BridgeError, AssertionError, aiohttp.ClientError) as error:
                 said, ok = str(error), False
             self.steps[name] = {"ok": ok, "said": said, "ms": round(1000 * (time.perf_counter() - began))}
 
