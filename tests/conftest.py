@@ -18,6 +18,7 @@ from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 from .bridge_fixture import Bridge, start_bridge
 from .browser_fixture import chromium, find_chromium
 from .collector import Collector, run_collector
+from .nvml_fixture import NvmlMachine, build_library
 from .object_store import ObjectStore, run_object_store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,6 +170,18 @@ def redis_server(redis_program: ServerProgram) -> Iterator[RedisServer]:
 def redis_url(redis_server: RedisServer) -> str:
     """The address of the session's database; a test takes a queue name of its own and empties nothing."""
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a stand-in for NVIDIA's management library."""
+    return build_library(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def cards(nvml_library: Path, tmp_path: Path) -> NvmlMachine:
+    """A machine whose NVIDIA cards a test makes up."""
+    return NvmlMachine(nvml_library, tmp_path / "cards", tmp_path / "said")
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import re
 import subprocess
@@ -14,12 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..aside import begun
 from ..errors import FleetError
+
+log = logging.getLogger("sonic.devices")
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 CARD = re.compile(r"^GPU (\d+): (.*?) \(UUID: (GPU-[^)]+)\)$")
 PART = re.compile(r"^\s+MIG (.*?)\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)$")
 ASK_S = 30.0
+OTHERWISE = "--cpu 1 runs a server on the processor."
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,18 @@ def cards(wanted: str, environment: Mapping[str, str] | None = None) -> list[Dev
     environment = os.environ if environment is None else environment
     found = found_cards()
     if not found:
-        raise FleetError("No NVIDIA card was found on this machine; --cpu 1 runs a server on the processor.")
-    visible = environment.get(VISIBLE, "") if wanted == "all" else ""
-    return chosen(visible or wanted, found)
+        raise FleetError(f"No NVIDIA card was found on this machine; {OTHERWISE}")
+    if wanted != "all" or VISIBLE not in environment:
+        return chosen(wanted, found)
+    # As in CUDA, "" and "-1" hide every card, and what follows "-1" is hidden, too.
+    visible = re.split(r"(?:^|,)\s*-1", environment[VISIBLE])[0].strip()
+    if not visible:
+        raise FleetError(f"{VISIBLE} hides every card; name them with --gpus, or {OTHERWISE}")
+    return chosen(visible, found, VISIBLE)
 
 
-def chosen(wanted: str, found: Sequence[Device]) -> list[Device]:
-    """Those of the devices that are named, in the order of their numbers."""
+def chosen(wanted: str, found: Sequence[Device], named_by: str = "--gpus") -> list[Device]:
+    """Those of the devices that are named, in the order of their numbers. named_by: what to say of a wrong name."""
     if wanted == "all":
         return list(found)
     names = [name.strip() for name in wanted.split(",") if name.strip()]
@@ -73,29 +83,62 @@ def chosen(wanted: str, found: Sequence[Device]) -> list[Device]:
         these = these or [one for one in found if not name.isdigit() and one.uuid.startswith(name)]
         if not these or (len(these) > 1 and not name.isdigit()):
             known = ", ".join(f"{one.index} ({one.uuid})" for one in found)
-            raise FleetError(f"--gpus: '{name}' is none of the cards of this machine: {known}.")
+            raise FleetError(f"{named_by}: '{name}' is none of the cards of this machine: {known}.")
         picked += [one for one in these if one not in picked]
     if not picked:
-        raise FleetError("--gpus: no card is named; give 'all', or numbers or UUIDs separated by commas.")
+        raise FleetError(f"{named_by}: no card is named; give 'all', or numbers or UUIDs separated by commas.")
     return sorted(picked, key=found.index)
 
 
 def found_cards() -> list[Device]:
-    """Every card of this machine, or its parts where it is divided (MIG), by nvidia-ml-py or by nvidia-smi."""
+    """Every card of this machine, or its parts where it is divided (MIG), by nvidia-ml-py or by nvidia-smi.
+
+    One that does not answer is left out with a warning. Raises FleetError when none does, or when the driver does not.
+    """
     try:
         library = importlib.import_module("pynvml")
     except ImportError:
-        return cards_of_list(_nvidia_smi())
+        return _cards_by_program()
+    try:
+        return begun(lambda: _cards_by_library(library)).result(ASK_S)
+    except TimeoutError:
+        raise _untold(f"no answer within {ASK_S:g} s") from None
+
+
+def _cards_by_library(library: Any) -> list[Device]:
     try:
         library.nvmlInit()
-    except library.NVMLError:
-        return []
-    try:
-        return [one for index in range(library.nvmlDeviceGetCount()) for one in _asked(library, index)]
     except library.NVMLError as error:
-        raise FleetError(f"The NVIDIA driver does not say which cards there are: {error}.") from error
+        if error.value == library.NVML_ERROR_LIBRARY_NOT_FOUND:
+            return []
+        raise _untold(str(error)) from error
+    try:
+        found: list[Device] = []
+        silent: list[str] = []
+        for index in range(library.nvmlDeviceGetCount()):
+            try:
+                found += _asked(library, index)
+            except library.NVMLError as error:  # it has fallen off the bus, or is not for this user
+                silent.append(f"card {index}: {error}")
+    except library.NVMLError as error:
+        raise _untold(str(error)) from error
     finally:
-        library.nvmlShutdown()
+        with contextlib.suppress(library.NVMLError):
+            library.nvmlShutdown()
+    return _without(silent, found)
+
+
+def _without(silent: Sequence[str], found: list[Device]) -> list[Device]:
+    """What was found, if there is anything. silent: what is said of each card that does not answer."""
+    if silent and not found:
+        raise _untold("; ".join(silent))
+    if silent:
+        log.warning("Something is wrong with the NVIDIA cards: %s. Those that answer are used.", "; ".join(silent))
+    return found
+
+
+def _untold(why: str) -> FleetError:
+    return FleetError(f"The NVIDIA driver does not say which cards there are: {why.rstrip('.')}. {OTHERWISE}")
 
 
 def _asked(library: Any, index: int) -> list[Device]:
@@ -131,14 +174,17 @@ def cards_of_list(text: str) -> list[Device]:
     return found
 
 
-def _nvidia_smi() -> str:
+def _cards_by_program() -> list[Device]:
     try:
         answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=ASK_S)
     except FileNotFoundError:
-        return ""
+        return []
     except (OSError, subprocess.TimeoutExpired) as error:
         raise FleetError(f"nvidia-smi does not say which cards there are: {error}.") from error
-    return answer.stdout if answer.returncode == 0 else ""
+    # A card that does not answer has a sentence in the place of its line, and the exit status is not 0.
+    lines = [" ".join(line.split()) for line in f"{answer.stdout}\n{answer.stderr}".splitlines()]
+    others = [line.rstrip(".") for line in lines if line and not line.startswith(("GPU ", "MIG "))]
+    return _without(others if answer.returncode else [], cards_of_list(answer.stdout))
 
 
 def _text(value: bytes | str) -> str:
