@@ -92,7 +92,7 @@ async def _start(server: Any, settings: Settings, engines: Sequence[str], checks
     leaving = Leaving()
     health = Health()
     storage_trouble: dict[str, str] = {}
-    load = device_load(_uuid_of(devices))
+    load = device_load(_uuids_of(devices))
 
     def describe() -> dict[str, Any]:
         return {
@@ -204,13 +204,16 @@ def _tiers_of(devices: Any) -> tuple[int, ...]:
     return TIERS[:-1]
 
 
-def _uuid_of(devices: Any) -> str:
-    """The card's UUID, which no setting changes as it does its number; '' without a card of NVIDIA."""
+def _uuids_of(devices: Any) -> tuple[str, ...]:
+    """What the card may be called, by which no setting changes as it does its number; nothing without one of NVIDIA."""
     device = devices.get_torch_device()
     if device.type != "cuda":
-        return ""
+        return ()
+    # A part of a divided card (MIG) has an id of its own. Of two, CUDA takes the first only.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
+    parts = (visible,) if visible.startswith("MIG-") else ()
     found = getattr(importlib.import_module("torch").cuda.get_device_properties(device), "uuid", "")
-    return f"GPU-{found}" if found else ""
+    return (*parts, f"GPU-{found}", f"MIG-{found}") if found else parts
 
 
 def _device(devices: Any, health: Health) -> dict[str, Any]:

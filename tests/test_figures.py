@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import pytest
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.database.redis_connection import connect
-from comfyui_sonic.queue_bridge.execution.device_load import device_load
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
 from comfyui_sonic.queue_bridge.queue.figures import BUCKETS_S, RETURNS, Figures, taken
 from comfyui_sonic.queue_bridge.queue.presence import Identity
@@ -91,59 +90,3 @@ def test_an_engine_that_is_not_known_makes_no_series_of_its_own() -> None:
 
 def test_fields_of_another_version_are_passed_over() -> None:
     assert Figures.of_fields({"a:b:c:d:e": "1", "seconds:run:x:y:z": "1", "seconds:sing:512:sonic:1": "2"}) == Figures()
-
-
-class _Nvml:
-    """As much of NVIDIA's library as is used; a machine of the tests has no card."""
-
-    class Rates:
-        gpu = 73
-
-    class Memory:
-        used = 5 * 2**30
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        return None
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
-        if uuid != "GPU-1":
-            raise RuntimeError("Not Found")
-        return uuid
-
-    def nvmlDeviceGetUtilizationRates(self, handle: str) -> type:  # noqa: N802
-        return self.Rates
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> type:  # noqa: N802
-        return self.Memory
-
-
-def test_a_heartbeat_says_how_busy_card_and_process_are_and_leaves_out_what_it_cannot_know() -> None:
-    import importlib
-
-    def importer(name: str) -> object:
-        return _Nvml() if name == "pynvml" else importlib.import_module(name)
-
-    found = device_load("GPU-1", importer)()
-    assert (found["gpu"], found["gpu_used"], found["gpu_memory_used"]) == ("GPU-1", 0.73, 5 * 2**30)
-    assert found["resident"] > 10**6
-    assert set(device_load("GPU-2", importer)()) == set(device_load("", importer)()) == {"resident"}
-
-
-@pytest.mark.parametrize(
-    ("missing", "words"),
-    [(ImportError("pynvml"), "nvidia-ml-py is not installed."), (OSError("Driver Not Loaded"), "Driver Not Loaded")],
-)
-def test_without_library_or_driver_the_log_says_so_once(
-    missing: Exception, words: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    import importlib
-
-    def importer(name: str) -> object:
-        if name == "pynvml":
-            raise missing
-        return importlib.import_module(name)
-
-    caplog.set_level("INFO", "sonic.device_load")
-    now = device_load("GPU-1", importer)
-    assert set(now()) == set(now()) == {"resident"}
-    assert [one.message for one in caplog.records] == [f"The card's load is not told: {words}"]

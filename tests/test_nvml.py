@@ -1,13 +1,18 @@
-"""Cards by the real nvidia-ml-py, from a library that says what the test's machine has."""
+"""Cards and their load by the real nvidia-ml-py, from a library that says what the test's machine has."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from comfyui_sonic.queue_bridge.attach import _uuids_of
 from comfyui_sonic.queue_bridge.errors import FleetError
+from comfyui_sonic.queue_bridge.execution.device_load import WAIT_S, device_load
 from comfyui_sonic.queue_bridge.servers.devices import cards as wanted_cards
 
 from .nvml_fixture import LOST, NOT_PERMITTED, OTHER_VERSION, NvmlMachine
@@ -34,6 +39,18 @@ def names(*asked, **environment):
     all_found = found(*asked, **environment)
     return all_found if isinstance(all_found, str) else [one[0] for one in all_found]
 """
+LOAD = """
+from comfyui_sonic.queue_bridge.execution import device_load as module
+from comfyui_sonic.queue_bridge.execution.device_load import device_load
+
+def load(*uuids):
+    told = device_load(uuids)()
+    assert told.pop("resident") > 10**6
+    return told
+
+now = device_load(["GPU-aa"])
+"""
+PATIENT = f"{LOAD}\nmodule.WAIT_S = 30"  # a busy machine of tests may be slow
 
 
 @linux
@@ -118,3 +135,89 @@ def test_what_nvidia_smi_says_beside_its_list_is_told_and_what_it_lists_is_used(
     program.write_text(f"#!/bin/sh\n{NO_DRIVER}\n")
     with pytest.raises(FleetError, match=r"which cards there are: NVIDIA-SMI has failed .* the NVIDIA driver\. --cpu"):
         wanted_cards("all", {})
+
+
+@linux
+def test_a_heartbeat_says_how_busy_its_own_card_is_and_of_a_part_only_the_memory(cards: NvmlMachine) -> None:
+    cards.has(FIRST, SECOND, *DIVIDED)
+    with cards.python(PATIENT) as ask:
+        assert ask("load('GPU-aa')") == {"gpu": "GPU-aa", "gpu_used": 0.73, "gpu_memory_used": 5000}
+        assert ask("load('GPU-bb', 'MIG-bb')") == {"gpu": "GPU-bb", "gpu_used": 0.12, "gpu_memory_used": 2000}
+        assert ask("load('GPU-2', 'MIG-2')") == {"gpu": "MIG-2", "gpu_memory_used": 800}
+        assert ask("load('GPU-ee')") == ask("load()") == {}
+
+
+@linux
+def test_what_a_card_does_not_answer_is_absent_and_back_when_it_answers(cards: NvmlMachine) -> None:
+    cards.has(FIRST)
+    with cards.python(PATIENT) as ask:
+        assert ask("now()['gpu_used']") == 0.73
+        for lines, told in (
+            ((FIRST, "fail nvmlDeviceGetUtilizationRates 999"), ["gpu", "gpu_memory_used", "resident"]),
+            ((FIRST, "fail nvmlDeviceGetMemoryInfo 999"), ["gpu", "gpu_used", "resident"]),
+            ((f"card GPU-aa {LOST} 73 5000 -",), ["gpu", "resident"]),
+            (("card GPU-aa 0 5 6 -",), ["gpu", "gpu_memory_used", "gpu_used", "resident"]),
+        ):
+            cards.has(*lines)
+            assert ask("sorted(now())") == told
+        assert ask("now()['gpu_used']") == 0.05
+
+
+@linux
+def test_a_library_that_hangs_holds_up_no_heartbeat_and_leaves_no_old_figure(cards: NvmlMachine) -> None:
+    cards.has(FIRST, "hang nvmlDeviceGetHandleByUUID")
+    with cards.python(LOAD) as ask:
+        for function in ("nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMemoryInfo"):
+            cards.has(FIRST, f"hang {function}")
+            began_s = time.monotonic()
+            assert [ask("sorted(now())") for _ in range(9)] == [["resident"]] * 9
+            assert time.monotonic() - began_s < 9 * WAIT_S, "only the first of them waits"
+            cards.has("card GPU-aa 0 5 6 -")
+            deadline = time.monotonic() + 10
+            while ask("'gpu_used' not in (told := now())"):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert ask("told['gpu_used'], told['gpu_memory_used']") == [0.05, 6]
+
+
+@linux
+def test_a_card_is_found_though_another_has_fallen_off_the_bus_and_spoils_the_search(cards: NvmlMachine) -> None:
+    cards.has(f"card GPU-cc {LOST} 0 0 -", FIRST, f"fail nvmlDeviceGetHandleByUUID {LOST}")
+    with cards.python(PATIENT) as ask:
+        assert ask("load('GPU-aa')") == {"gpu": "GPU-aa", "gpu_used": 0.73, "gpu_memory_used": 5000}
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [(ImportError("pynvml"), "nvidia-ml-py is not installed."), (OSError("Driver Not Loaded"), "Driver Not Loaded")],
+)
+def test_without_library_or_driver_the_log_says_so_once(
+    missing: Exception, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def importer(name: str) -> object:
+        if name == "pynvml":
+            raise missing
+        return importlib.import_module(name)
+
+    caplog.set_level("INFO", "sonic.device_load")
+    now = device_load(["GPU-1"], importer)
+    assert set(now()) == set(now()) == {"resident"}
+    assert [one.message for one in caplog.records] == [f"The card's load is not told: {words}"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "visible", "names"),
+    [
+        ("cuda", "GPU-aa", ("GPU-aa", "MIG-aa")),
+        ("cuda", "3", ("GPU-aa", "MIG-aa")),
+        ("cuda", "MIG-1,MIG-2", ("MIG-1", "GPU-aa", "MIG-aa")),
+        ("cpu", "GPU-aa", ()),
+    ],
+)
+def test_a_servers_card_is_called_as_torch_calls_it_and_a_part_as_cuda_was_told(
+    kind: str, visible: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = importlib.import_module("torch")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="aa"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert _uuids_of(SimpleNamespace(get_torch_device=lambda: torch.device(kind))) == names
