@@ -17,6 +17,7 @@ from comfyui_sonic.queue_bridge.servers.instance import Instance, install_pack
 
 from .bridge_fixture import Bridge, start_bridge
 from .browser_fixture import chromium, find_chromium
+from .card_fixture import SoftwareCard, compile_card, compiler
 from .collector import Collector, run_collector
 from .nvml_fixture import NvmlMachine, build_library
 from .object_store import ObjectStore, run_object_store
@@ -182,6 +183,17 @@ def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cards(nvml_library: Path, tmp_path: Path) -> NvmlMachine:
     """A machine whose NVIDIA cards a test makes up."""
     return NvmlMachine(nvml_library, tmp_path / "cards", tmp_path / "said")
+
+
+@pytest.fixture(scope="session")
+def software_card(tmp_path_factory: pytest.TempPathFactory) -> SoftwareCard:
+    """A device that stands where a card does; without a compiler the test is skipped, and fails with CI=true."""
+    if compiler() is None:
+        reason = "There is no C++ compiler (c++) on the path."
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return compile_card(tmp_path_factory.mktemp("software_card"))
 
 
 @pytest.fixture(scope="session")

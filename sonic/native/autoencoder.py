@@ -52,6 +52,11 @@ class Autoencoder:
         self.dtype = dtype or management.vae_dtype(self.device, half_first)
         self._network = Managed(network.eval().requires_grad_(False).to(self.dtype), self.device)
 
+    @property
+    def weight_bytes(self) -> int:
+        """What its weights take of a device, on which it works only as a whole."""
+        return self._network.weight_bytes
+
     def loaded(self, working_memory: float = 0) -> Any:
         """ComfyUI's network, on its device."""
         return self._network.loaded(working_memory)

@@ -19,7 +19,7 @@ _KEPT = 2  # decoded chunks: the frames between two chunks need both
 
 
 class SonicClip:
-    """A FrameSource over latents: chunks of eight are decoded as reading comes to them, and the last two are kept.
+    """A FrameSource over latents: chunks of eight are decoded as reading comes to them; two are kept until its end.
 
     latents: (F, 4, h, w) on the CPU, as the decoder takes them, 12.5 a second. count: frames at ``fps``.
     check: called before each piece of work; what it raises passes through.
@@ -45,6 +45,9 @@ class SonicClip:
             self._check()
             source, part = source_position(index, self.fps, len(self._latents), FINEST)
             yield _as_frame(self._between(source, part) if part else self._decoded(source))
+        if stop is None or stop >= self.count:  # read to its end: the card's memory is no place to keep a clip
+            self._chunks.clear()
+            self._gap, self._made = -1, {}
 
     def _decoded(self, index: int) -> Tensor:
         """Frame ``index`` at the model's rate, (3, H, W) in 0..1 on the device."""

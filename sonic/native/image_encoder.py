@@ -48,7 +48,7 @@ class ImageEncoder:
         network = comfy.clip_model.CLIPVisionModelProjection(config, dtype, offload, comfy.ops.manual_cast)
         network.load_state_dict(used)
         self.side: int = config["image_size"]  # pixels
-        self._network = Managed(network.eval())
+        self._network = Managed(network.eval(), in_parts=True)
 
     def loaded(self) -> Any:
         """ComfyUI's network, on its device."""

@@ -17,18 +17,28 @@ Network = TypeVar("Network", bound=nn.Module)
 class Managed(Generic[Network]):
     """Stays loaded until ComfyUI needs the room; ``loaded()`` brings it back."""
 
-    def __init__(self, network: Network, device: torch.device | None = None) -> None:
-        """device: where it works; None is where ComfyUI's networks work."""
+    def __init__(self, network: Network, device: torch.device | None = None, *, in_parts: bool = False) -> None:
+        """device: where it works; None is where ComfyUI's networks work.
+
+        in_parts: where memory is short, ComfyUI may leave layers in main memory and bring each for its use. That takes
+        layers of ComfyUI's own, none of which has weights and a layer within, as one of SVD's decoder has.
+        """
         management = comfy.model_management
-        self._network = stoppable(network)
+        self._network, self._whole = stoppable(network), not in_parts
         self.device: torch.device = device or management.get_torch_device()
         self.patcher = comfy.model_patcher.ModelPatcher(
             network, load_device=self.device, offload_device=management.unet_offload_device()
         )
 
+    @property
+    def weight_bytes(self) -> int:
+        return int(self.patcher.model_size())
+
     def loaded(self, working_memory: float = 0) -> Network:
         """The network on its device; others make room for it and for ``working_memory`` bytes."""
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=working_memory)
+        comfy.model_management.load_models_gpu(
+            [self.patcher], memory_required=working_memory, force_full_load=self._whole
+        )
         return self._network
 
 

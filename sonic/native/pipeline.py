@@ -94,6 +94,8 @@ def make_sure_of_memory(prepared: PreparedData, networks: SonicNetworks) -> Memo
     height, width = prepared.picture.shape[:2]
     device = networks.unet.load_device
     free = obtainable_memory(device)
+    if device.type != "cpu":
+        free -= networks.autoencoder.weight_bytes  # decoding takes most, and all of them are there then
     need = check_memory(
         width,
         height,

@@ -132,7 +132,7 @@ def test_the_decoder_in_parts_gives_what_comfyuis_gives_at_once(
     from comfyui_sonic.sonic.native import decoder
 
     monkeypatch.setattr(decoder, "_STRIP", 2**12)  # several strips even here
-    latents = torch.randn(frames, 4, 6, 10, generator=torch.Generator().manual_seed(1))
+    latents = torch.randn(frames, 4, 6, 10, generator=torch.Generator().manual_seed(1)).to(autoencoder.device)
     network = autoencoder.loaded()
     with torch.inference_mode():
         expected = network.decode(latents)

@@ -23,7 +23,8 @@ FRAMES = 10
 def card(request: pytest.FixtureRequest) -> torch.device:
     if not request.config.getoption("--card"):
         pytest.skip("--card was not given")
-    return torch.device("cuda")
+    device: torch.device = request.getfixturevalue("comfy").model_management.get_torch_device()
+    return device
 
 
 @pytest.fixture
@@ -64,10 +65,12 @@ def test_speech_is_heard_the_same(recorded: Any, networks: Any, relative_rms: Me
     assert relative_rms(found.buckets, recorded["audio_buckets"].flatten(1)) <= 1e-4
 
 
-def test_frames_between_frames_are_the_same(recorded: Any, networks: Any, relative_rms: Measure) -> None:
+def test_frames_between_frames_are_the_same(
+    recorded: Any, networks: Any, card: torch.device, relative_rms: Measure
+) -> None:
     network = networks.interpolation.loaded()
     with torch.inference_mode():
-        found = network(recorded["rife_a"].cuda(), recorded["rife_b"].cuda())
+        found = network(recorded["rife_a"].to(card), recorded["rife_b"].to(card))
     assert relative_rms(found, recorded["rife_mid"]) <= 1e-4
 
 

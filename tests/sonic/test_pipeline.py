@@ -171,10 +171,11 @@ def test_free_memory_does_not_change_a_picture(
     assert torch.equal(autoencoder.decode(latents), plenty)
 
 
-def test_reading_a_clip_keeps_only_two_chunks(render: Any) -> None:
+def test_reading_a_clip_keeps_only_two_chunks_and_at_its_end_none(render: Any) -> None:
     clip = render(2.4)
     for _ in clip.frames():
-        assert len(clip._chunks) <= 2
+        assert 0 < len(clip._chunks) <= 2
+    assert not clip._chunks and not clip._made
 
 
 def test_a_part_of_the_way_is_found_by_halving() -> None:

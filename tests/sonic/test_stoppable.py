@@ -129,14 +129,14 @@ def test_the_autoencoder_in_pieces_makes_the_same_numbers(
 ) -> None:
     source = torch.Generator().manual_seed(1)
     picture = torch.randint(0, 256, (64, 128, 3), generator=source, dtype=torch.uint8).numpy()
-    latents = torch.randn(3, 4, 8, 16, generator=source)
+    latents = torch.randn(3, 4, 8, 16, generator=source).to(autoencoder.device)
     encoded, decoded = autoencoder.encode(picture), autoencoder.decode_chunk(latents)
     button = Button()
     monkeypatch.setattr(native.stoppable, "look", button)
     monkeypatch.setattr(native.stoppable, "PIECE", 2**16)
     assert relative_rms(autoencoder.encode(picture), encoded) < 5e-6
     assert relative_rms(autoencoder.decode_chunk(latents), decoded) < 5e-6
-    assert button.looks > 500
+    assert button.looks > (500 if autoencoder.device.type == "cpu" else 300)  # a card is given whole layers
 
 
 OPERATIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
