@@ -223,6 +223,24 @@ async def test_an_administrator_drains_an_instance_and_lets_it_go_on(hands: Gate
         assert (await hands.ask(method, f"/v1/instances/{name}/drain", admin)).problem() == (404, "not-found")
 
 
+async def test_a_cards_load_is_told_where_its_server_knows_it(hands: GatewayHands) -> None:
+    figures = {"gpu_used": 0.73, "gpu_memory_used": 19_000}
+    for name, described in (("gpu-1", {"gpu": "GPU-aa", **figures}), ("gpu-2", {})):
+        await hands.store._call("register", *registration(Identity(name, "boot"), 600.0, described))
+    told = {one["name"]: one for one in (await hands.get("/v1/instances")).json["instances"]}
+    assert {name: told["gpu-1"][name] for name in figures} == figures
+    assert {name: told["gpu-2"][name] for name in figures} == dict.fromkeys(figures)
+    schemas = (await hands.get("/openapi.json")).json["components"]["schemas"]
+    described = schemas["Instances"]["properties"]["instances"]["items"]["properties"]
+    assert set(described) == set(told["gpu-1"]) == set(told["gpu-2"])
+    for name, (kind, limits) in {"gpu_used": ("number", (0, 1)), "gpu_memory_used": ("integer", (0, None))}.items():
+        assert described[name]["type"] == [kind, "null"]
+        assert (described[name]["minimum"], described[name].get("maximum")) == limits
+    async with watching(hands) as events:
+        first = {one["name"]: one["gpu_used"] for one in (await anext(events)).data["instances"]}
+        assert (first["gpu-1"], first["gpu-2"]) == (0.73, None)
+
+
 async def test_a_task_is_dropped_from_the_dead_letter_by_whoever_sees_it(hands: GatewayHands) -> None:
     mine, other = await hands.key("submit", "read"), await hands.key("submit", "read")
     task_id = await hands.submit(mine)

@@ -15,11 +15,13 @@ import pytest
 from comfyui_sonic.queue_bridge.config import Settings
 from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.job import JobRecord, JobSpec, new_job_id
-from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.presence import Identity, registration
 from comfyui_sonic.queue_bridge.queue.queue_view import QueueView
 from comfyui_sonic.queue_bridge.queue.store import Idle, Store, Submission
 from comfyui_sonic.queue_bridge.retry import Verdict
 from comfyui_sonic.queue_bridge.states import State
+
+from .nvml_fixture import NvmlMachine
 
 pytestmark = pytest.mark.slow
 
@@ -233,3 +235,22 @@ async def test_status_says_what_waits_for_an_instance_that_is_not_there(hands: H
     (sentence,) = (await hands.told("status"))["alerts"]
     assert sentence.startswith("1 job waits for an instance that serves resolution 1024")
     assert sentence in " ".join((await hands.run("status")).stdout.split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NVIDIA's library has its name on Linux")
+async def test_status_shows_how_busy_each_card_is_as_far_as_its_server_knows(hands: Hands, cards: NvmlMachine) -> None:
+    cards.has(
+        "card GPU-aa 0 73 19500000000 NVIDIA L4",
+        "card GPU-bb 0 0 4000000 NVIDIA L4",
+        "card GPU-dd 0 -1 9000 NVIDIA A100",
+        "part MIG-1 0 -1 800000000 NVIDIA A100 MIG 1g.5gb",
+    )
+    begin = "from comfyui_sonic.queue_bridge.execution import device_load as module\nmodule.WAIT_S = 30"
+    cells = {"GPU-aa": "73 %, 19.5 GB", "GPU-bb": "0 %, 4.0 MB", "MIG-1": "800.0 MB", "GPU-ee": ""}
+    with cards.python(begin) as ask:
+        for uuid in cells:
+            described = {"device": "NVIDIA", **ask(f"module.device_load([{uuid!r}])()")}
+            await hands.store._call("register", *registration(Identity(uuid, "boot"), 600.0, described))
+    heads, _, *rows = (await hands.run("status")).stdout.splitlines()[1:]
+    start, end = heads.index("in use"), heads.index("running")
+    assert {row.split()[0]: row[start:end].strip() for row in rows} == {**cells, "gpu-1": ""}

@@ -317,6 +317,37 @@ async def test_servers_show_their_cards_and_are_drained(hands: GatewayHands, pag
     await page.sees("Busy", first)
 
 
+async def test_a_cards_load_and_memory_in_use_are_shown_where_they_are_known(hands: GatewayHands, page: Page) -> None:
+    card = {"device": "NVIDIA L4", "memory_total": 24_000_000_000, "memory_free": 6_000_000_000}
+    figures = {"gpu_used": 0.73, "gpu_memory_used": 19_000_000_000}
+
+    async def beats(name: str, **figures: float) -> None:
+        await hands.store._call("register", *registration(Identity(name, "boot"), 600.0, card | figures))
+
+    async def shows(name: str, *expected: str) -> None:
+        """Name and value of each fact about the card's load and memory that can be seen, as they are read aloud."""
+        facts = f"[...document.querySelectorAll('[data-instance={name}] :is(dt, dd)')]"
+        seen = f"{facts}.filter((one) => one.checkVisibility()).map((one) => one.innerText).slice(8)"
+        await page.wait(f"{seen}.join(' | ') === {json.dumps(' | '.join(expected))}")
+
+    await beats("knows", **figures)
+    await beats("knows-not")
+    await page.open(f"{hands.address}/#instances")
+    room, both = "6 GB of 24 GB free", "6 GB of 24 GB free · 19 GB in use by all programs"
+    await shows("knows", "Card's load", "73 %", "Memory", both)
+    await shows("knows-not", "Memory", room)
+    await beats("knows", gpu_used=0.0, gpu_memory_used=figures["gpu_memory_used"])
+    await shows("knows", "Card's load", "0 %", "Memory", both)
+    await beats("knows", gpu_memory_used=figures["gpu_memory_used"])  # all that is known of a part of a divided card
+    await shows("knows", "Memory", both)
+    await beats("knows")
+    await beats("knows-not", **figures)
+    await shows("knows", "Memory", room)
+    await page.button("中文")
+    await shows("knows-not", "显卡负载", "73 %", "显存", "24 GB 中可用 6 GB · 所有程序共占用 19 GB")
+    await shows("knows", "显存", "24 GB 中可用 6 GB")
+
+
 async def test_a_finished_video_plays_with_its_report(hands: GatewayHands, page: Page) -> None:
     await hands.submit(name="anna")
     job = await hands.claim()
@@ -505,6 +536,7 @@ async def check_access(page: Page, what: str) -> None:
 async def test_every_view_can_be_used_by_everybody(hands: GatewayHands, page: Page) -> None:
     shutil.copyfile(PORTRAIT, hands.root / "a.png")
     described = {"device": "NVIDIA RTX 4090", "memory_total": 24_000_000_000, "memory_free": 9e9, "tiers": [512, 768]}
+    described |= {"gpu_used": 1.0, "gpu_memory_used": 23_500_000_000}
     await hands.store._call("register", *registration(Identity("gpu-1", "boot"), 600.0, described))
     long_name = "a_very_long_name_without_any_blank_that_could_be_broken_" * 3
     await hands.submit(name=long_name)

@@ -25,6 +25,19 @@ TEXTS: Schema = {"type": "array", "items": TEXT}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 COUNT_BY_NAME: Schema = {"type": "object", "additionalProperties": COUNT}
 LINKS: Schema = {"type": "object", "additionalProperties": TEXT}
+OF_CARD: Mapping[str, Schema] = {
+    "gpu_used": {
+        "type": ["number", "null"],
+        "minimum": 0,
+        "maximum": 1,
+        "description": "how busy the card is, whoever uses it; null where that is not known",
+    },
+    "gpu_memory_used": {
+        "type": ["integer", "null"],
+        "minimum": 0,
+        "description": "bytes of the card's memory in use by all; null where that is not known",
+    },
+}
 JSON_TYPES = {"int": "integer", "float": "number", "text": "string", "choice": "string", "bool": "boolean"}
 
 
@@ -184,7 +197,12 @@ def schemas(templates: Mapping[str, Template]) -> dict[str, Schema]:
             }
         ),
         "Instances": _object(
-            {"instances": {"type": "array", "items": {"type": "object", "properties": {name: {} for name in INSTANCE}}}}
+            {
+                "instances": {
+                    "type": "array",
+                    "items": {"type": "object", "properties": {**{name: {} for name in INSTANCE}, **OF_CARD}},
+                }
+            }
         ),
         "Autoscale": _object(
             {

@@ -22,7 +22,8 @@ DEAD = (Field("limit", "integer", "at most so many, the latest first", low=1, hi
 LOOKED_AT = 2000
 FRESH_S = 0.5
 INSTANCE = (
-    *("name", "host", "tiers", "engines", "device", "memory_total", "memory_free", "draining", "unhealthy", "running"),
+    *("name", "host", "tiers", "engines", "device", "memory_total", "memory_free", "gpu_used", "gpu_memory_used"),
+    *("draining", "unhealthy", "running"),
 )
 
 

@@ -54,6 +54,8 @@ function card(page, name) {
   const state = el("span", { class: "state" });
   const trouble = el("p", { class: "error" });
   const facts = Object.fromEntries(["card", "host", "tiers", "engines"].map((one) => [one, el("dd")]));
+  const load = el("dd");
+  const loadName = el("dt", { text: t("cardLoad") });
   const memory = el("dd");
   const bar = el("meter", { min: 0, max: 1, low: 0.7, high: 0.9, optimum: 0, "aria-label": `${t("memory")}: ${name}` });
   const runs = el("div", { class: "runs" });
@@ -66,7 +68,7 @@ function card(page, name) {
   const node = el("li", { class: "card", "data-instance": name },
     el("div", { class: "head" }, el("h3", { text: name }), state), trouble, runs,
     el("dl", { class: "facts" }, ...Object.entries(facts).flatMap(([one, dd]) => [el("dt", { text: t(one) }), dd]),
-      el("dt", { text: t("memory") }), memory), bar,
+      loadName, load, el("dt", { text: t("memory") }), memory), bar,
     el("div", { class: "acts" }, drain, undo));
 
   function draw() {
@@ -81,8 +83,13 @@ function card(page, name) {
     say(facts.host, here.host || "–");
     say(facts.tiers, (here.tiers ?? []).join(", ") || "–");
     say(facts.engines, (here.engines ?? []).join(", ") || "–");
+    const loaded = Number.isFinite(here.gpu_used); // 0 is known, too
+    say(load, loaded ? `${Math.round(here.gpu_used * 100)} %` : "");
+    for (const one of [loadName, load]) show(one, loaded);
     const [total, free] = [here.memory_total, here.memory_free];
-    say(memory, total ? t("memoryFree", { free: bytes(free), total: bytes(total) }) : t("memoryUnknown"));
+    const room = total ? t("memoryFree", { free: bytes(free), total: bytes(total) }) : "";
+    const taken = Number.isFinite(here.gpu_memory_used) ? t("memoryTaken", { taken: bytes(here.gpu_memory_used) }) : "";
+    say(memory, [room, taken].filter(Boolean).join(" · ") || t("memoryUnknown"));
     show(bar, Boolean(total));
     if (total) bar.value = 1 - free / total;
     show(runs, Boolean(task));

@@ -46,7 +46,7 @@ const EN = {
 
   instancesEmpty: "No ComfyUI server takes jobs now. Start one with SONIC_QUEUE_URL set to this queue.",
   ready: "Ready", idle: "Idle", busy: "Busy", draining: "Draining", unhealthy: "Unhealthy", memory: "Memory", memoryFree: "{free} of {total} free", memoryUnknown: "unknown",
-  tiers: "Resolutions", engines: "Engines", card: "Card", host: "Host", runningJob: "Running", nothing: "nothing",
+  memoryTaken: "{taken} in use by all programs", cardLoad: "Card's load", tiers: "Resolutions", engines: "Engines", card: "Card", host: "Host", runningJob: "Running", nothing: "nothing",
   drain: "Drain", undrain: "Take jobs again", drainLabel: "Drain {name}", undrainLabel: "Let {name} take jobs again",
   isDraining: "{name} takes no new job.", isUndrained: "{name} takes jobs again.",
 
@@ -125,7 +125,7 @@ const ZH = {
 
   instancesEmpty: "目前没有 ComfyUI 服务器接任务。请设置 SONIC_QUEUE_URL 指向此队列并启动一台。",
   ready: "可用", idle: "空闲", busy: "忙碌", draining: "排空中", unhealthy: "异常", memory: "显存", memoryFree: "{total} 中可用 {free}", memoryUnknown: "未知",
-  tiers: "分辨率", engines: "引擎", card: "显卡", host: "主机", runningJob: "正在处理", nothing: "无",
+  memoryTaken: "所有程序共占用 {taken}", cardLoad: "显卡负载", tiers: "分辨率", engines: "引擎", card: "显卡", host: "主机", runningJob: "正在处理", nothing: "无",
   drain: "排空", undrain: "恢复接单", drainLabel: "排空 {name}", undrainLabel: "让 {name} 恢复接单",
   isDraining: "{name} 不再接新任务。", isUndrained: "{name} 恢复接单。",
 
