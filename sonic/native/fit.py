@@ -9,6 +9,7 @@ from typing import Any
 import comfy.samplers
 from comfy.ldm.modules.attention import CrossAttention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_patcher import ModelPatcher
 
 from . import networks, pipeline
 from .autoencoder import try_decoder
@@ -18,6 +19,7 @@ from .context import SonicContextHandler
 _RELIED_ON: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
     (CrossAttention.forward, ("x", "context", "value", "mask", "transformer_options")),
     (UNetModel._forward, ("x", "timesteps", "context", "y", "control", "transformer_options")),
+    (ModelPatcher.partially_load, ("device_to", "extra_memory")),
     (comfy.samplers.calc_cond_batch, ("model", "conds", "x_in", "timestep", "model_options")),
 )
 

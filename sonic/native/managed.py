@@ -20,8 +20,8 @@ class Managed(Generic[Network]):
     def __init__(self, network: Network, device: torch.device | None = None, *, in_parts: bool = False) -> None:
         """device: where it works; None is where ComfyUI's networks work.
 
-        in_parts: where memory is short, ComfyUI may leave layers in main memory and bring each for its use. That takes
-        layers of ComfyUI's own, none of which has weights and a layer within, as one of SVD's decoder has.
+        in_parts: where memory is short, or by --novram, ComfyUI leaves layers in main memory and brings each for its
+        use. That takes layers of ComfyUI's own, none of which has weights and a layer within, as SVD's decoder has.
         """
         management = comfy.model_management
         self._network, self._whole = stoppable(network), not in_parts
@@ -36,9 +36,9 @@ class Managed(Generic[Network]):
 
     def loaded(self, working_memory: float = 0) -> Network:
         """The network on its device; others make room for it and for ``working_memory`` bytes."""
-        comfy.model_management.load_models_gpu(
-            [self.patcher], memory_required=working_memory, force_full_load=self._whole
-        )
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=working_memory)
+        if self._whole:
+            self.patcher.partially_load(self.device, self.weight_bytes + 1)  # what was left out; mostly nothing
         return self._network
 
 

@@ -52,6 +52,19 @@ def test_every_network_works_there(networks: Any, card: torch.device) -> None:
         assert next(network.loaded().parameters()).device.type == card.type
 
 
+def test_only_networks_of_comfyuis_layers_are_left_in_main_memory_when_none_may_lie_on_the_card(
+    networks: Any, comfy: Any, card: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    management = comfy.model_management
+    management.unload_all_models()
+    monkeypatch.setattr(management, "vram_state", management.VRAMState.NO_VRAM)  # as by ComfyUI's --novram
+    whole = (networks.speech_encoder, networks.audio_projection, networks.motion_buckets, networks.interpolation)
+    for network in (*whole, networks.autoencoder):
+        weights = network.loaded().state_dict().values()
+        assert {weight.device.type for weight in weights} == {card.type}
+    assert {weight.device.type for weight in networks.image_encoder.loaded().state_dict().values()} == {"cpu"}
+
+
 def test_speech_is_heard_the_same(recorded: Any, networks: Any, relative_rms: Measure) -> None:
     from dataclasses import replace
 
