@@ -89,10 +89,9 @@ def clips_of(models: Path | None, steps: int, size: int, seconds: float, rife: P
 
     Raises MissingWeights, BadWeights, EngineUnavailable.
     """
-    network = None if rife is None else interpolation_of(rife)
+    network, of_rife = (interpolation_of(rife), digests([rife])) if rife else (None, {})
     if models is None:
-        weights = digests([MOUTH_WEIGHTS, *([] if rife is None else [rife])])
-        return Clips("draft", weights, render_draft, steps, size, seconds, network)
+        return Clips("draft", digests([MOUTH_WEIGHTS]) | of_rife, render_draft, steps, size, seconds, network)
     folders = {name: [models / name] for name in ("sonic", "checkpoints")}
     files = sonic_files(folders)
     if missing := missing_sonic_files(folders):
@@ -110,7 +109,7 @@ def clips_of(models: Path | None, steps: int, size: int, seconds: float, rife: P
     def make(prepared: PreparedData, options: InferenceOptions) -> FrameSource:
         return render(prepared, options, choice, networks)
 
-    return Clips("sonic", digests(files.values(), models), make, steps, size, seconds, network)
+    return Clips("sonic", digests(files.values(), models) | of_rife, make, steps, size, seconds, network)
 
 
 def interpolation_of(file: Path) -> FrameInterpolation:

@@ -196,6 +196,7 @@ def interpolation(clips: Clips, picture: str, voice: Path) -> dict[str, Any]:
 
 
 def held_out(clips: Clips, clip: Sequence[Frame], place: tuple[slice, slice]) -> dict[str, list[float]]:
+    """Mean error in levels within ``place`` for each way to make a frame between, [blending's, its own]."""
     truth = [frame[place].astype(np.float32) for frame in clip]
     middles = range(1, len(clip) - 1, 2)
     blended = np.mean([np.abs((truth[k - 1] + truth[k + 1]) / 2 - truth[k]).mean() for k in middles])
@@ -208,6 +209,7 @@ def held_out(clips: Clips, clip: Sequence[Frame], place: tuple[slice, slice]) ->
 
 
 def gliding(picture: Frame, count: int) -> list[Frame]:
+    """The picture moved to the right by GLIDE pixels a frame; what comes in repeats its edge."""
     height, width = picture.shape[:2]
     shifts = [np.array([[1, 0, GLIDE * (k - count // 2)], [0, 1, 0]], np.float32) for k in range(count)]
     return [np.asarray(cv2.warpAffine(picture, s, (width, height), borderMode=cv2.BORDER_REPLICATE)) for s in shifts]

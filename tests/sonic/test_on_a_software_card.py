@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 IN_FLOAT32 = ("--fp32-vae", "--fp32-text-enc")  # as on the processor
 ROOMY, SCARCE = 3000, 900  # MiB; ComfyUI keeps 1200 for its own work, so the second has none for weights
-CUT_UP = 700  # of those, so that it says 3000: what a card has free, but in pieces that nothing fits into
+CUT_UP = 700  # what can be had of a card that says 3000, as free memory in small pieces makes it
 Start = Callable[..., contextlib.AbstractContextManager[Instance]]
 
 
