@@ -216,6 +216,18 @@ async def test_a_full_server_is_one_sentence(own_server: RedisServer) -> None:
             await client.set("key", "value")
 
 
+async def until_it_listens(address: Path) -> None:
+    """A socket's file is there a moment before its server listens."""
+    while True:
+        try:
+            _reader, writer = await asyncio.open_unix_connection(address)
+        except (FileNotFoundError, ConnectionRefusedError):
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return
+
+
 async def test_a_server_that_loads_is_one_sentence(own_server: RedisServer) -> None:
     with connect_sync(own_server.url) as client, client.pipeline() as pipeline:
         for number in range(10_000):
@@ -227,8 +239,7 @@ async def test_a_server_that_loads_is_one_sentence(own_server: RedisServer) -> N
     assert own_server.program
     process = subprocess.Popen([str(own_server.program.path), str(config)], stdout=subprocess.DEVNULL)
     try:
-        while not Path(own_server.data_directory, "redis.sock").exists():
-            await asyncio.sleep(0.01)
+        await until_it_listens(Path(own_server.data_directory, "redis.sock"))
         assert "is still loading its data; try again in a moment." in await refusal(own_server.url)
     finally:
         process.kill()
