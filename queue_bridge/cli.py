@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rich.console import Console
-from rich.filesize import decimal
 
 from .commands.fleet_command import add_fleet_command, fleet, fleet_restart, fleet_status
 from .commands.operator_commands import add_operator_commands, cancel, dead, drain
@@ -32,7 +31,7 @@ from .commands.show_jobs import show_until_ended
 from .commands.template_commands import add_template_commands
 from .commands.webhook_commands import add_webhook_commands, notify, webhooks
 from .config import Settings, load_settings
-from .console import JobsDisplay, console_for, print_json, print_table
+from .console import JobsDisplay, card_in_use, console_for, print_json, print_table
 from .database.redis_connection import check_server, connect
 from .errors import BadJob, BridgeError, ConfigError
 from .execution.unserved import alerts
@@ -377,7 +376,7 @@ async def _status(arguments: argparse.Namespace, queue: Queue) -> int:
     else:
         rows = [
             (one["name"], ", ".join(map(str, one.get("tiers", ()))), ", ".join(one.get("engines", ())),
-             one.get("device", ""), _in_use(one), one.get("running", ""),
+             one.get("device", ""), card_in_use(one), one.get("running", ""),
              one.get("unhealthy") or ("draining" if one["draining"] else ""))
             for one in instances
         ]  # fmt: skip
@@ -387,13 +386,6 @@ async def _status(arguments: argparse.Namespace, queue: Queue) -> int:
     if away:
         console.print(f"Not running, and to take no job when started again: {', '.join(away)}.")
     return 0
-
-
-def _in_use(instance: Mapping[str, Any]) -> str:
-    """How busy its card is, and how much of the card's memory is in use by all; what is not known is left out."""
-    used, memory = instance.get("gpu_used"), instance.get("gpu_memory_used")
-    load = f"{100 * used:.0f} %" if isinstance(used, int | float) else ""
-    return ", ".join(filter(None, (load, decimal(memory) if isinstance(memory, int) else "")))
 
 
 def _print_job(record: JobRecord) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +36,13 @@ def print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+
+
+def card_in_use(instance: Mapping[str, Any]) -> str:
+    """How busy its card is, and how much of the card's memory is in use by all; what is not known is left out."""
+    used, memory = instance.get("gpu_used"), instance.get("gpu_memory_used")
+    load = f"{100 * used:.0f} %" if isinstance(used, int | float) else ""
+    return ", ".join(filter(None, (load, decimal(memory) if isinstance(memory, int) else "")))
 
 
 def print_json(value: object) -> None:

@@ -51,11 +51,16 @@ if behave == "out":
     time.sleep(600)
 
 sys.path[:0] = {path!r}
-import asyncio
+import asyncio, json
 from comfyui_sonic.queue_bridge.config import load_settings
-from comfyui_sonic.queue_bridge.queue.presence import Identity
+from comfyui_sonic.queue_bridge.queue.presence import Identity, registration
 from comfyui_sonic.queue_bridge.database.redis_connection import connect
 from comfyui_sonic.queue_bridge.queue.store import Store
+
+async def register(store, me):
+    known = json.loads((base / "card.json").read_text()) if (base / "card.json").exists() else {{}}
+    values = registration(me, store.settings.lease_s, known, predecessor_is_dead=True)
+    await store._call("register", *values)
 
 async def main():
     settings = load_settings()
@@ -64,7 +69,7 @@ async def main():
     leaving = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.set)
     while not leaving.is_set():
-        await store.register(me, predecessor_is_dead=True)
+        await register(store, me)
         try:
             await asyncio.wait_for(leaving.wait(), 0.5)
         except TimeoutError:
@@ -157,6 +162,34 @@ async def test_each_card_has_a_server_that_is_back_at_once_when_it_is_killed_and
     assert [server.place.phase for server in running.fleet.servers] == [Phase.OFF, Phase.OFF]
     with pytest.raises(FleetError, match=r"^No fleet runs in '"):
         told(running.folder)
+
+
+@posix
+@pytest.mark.slow
+async def test_each_cards_load_is_told_beside_its_server_and_no_more_when_that_has_ended(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> list[str]:
+        assert fleet_status(parser().parse_args(["fleet", "status", "--folder", str(running.folder)])) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("box-gpu")]
+
+    async with run(2) as running:
+        await running.until(lambda: running.serving() == 2)
+        assert not any("%" in line for line in shown())
+        for number, used in enumerate((0.73, 0.0)):
+            card = running.folder / "instances" / f"gpu{number}" / "card.json"
+            card.write_text(json.dumps({"gpu_used": used, "gpu_memory_used": 19_000_000_000}))
+        await running.until(lambda: all(server.load for server in running.fleet.servers))
+        first, second = shown()
+        assert "73 %, 19.0 GB" in first
+        assert "0 %, 19.0 GB" in second
+        assert told(running.folder)["instances"][0]["gpu_used"] == 0.73
+        (running.folder / "instances" / "gpu0" / "card.json").unlink()
+        os.killpg(running.process(0), signal.SIGKILL)
+        await running.until(lambda: running.fleet.servers[0].place.starts == 2 and running.serving() == 2)
+        first, second = shown()
+        assert "%" not in first
+        assert "0 %, 19.0 GB" in second
 
 
 @posix

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Settings
-from ..console import console_for, print_json, print_table
+from ..console import card_in_use, console_for, print_json, print_table
 from ..database.redis_connection import check_server, connect
 from ..errors import FleetError, InstanceError
 from ..queue.keys import Keys
@@ -132,6 +132,7 @@ def fleet_status(arguments: argparse.Namespace) -> int:
             one["device"],
             one["phase"] if one["takes_jobs"] or one["phase"] != "serving" else "takes no jobs",
             _for(one["since_s"]),
+            card_in_use(one),
             one["running"],
             str(max(0, one["starts"] - 1)),
             one["address"],
@@ -139,7 +140,7 @@ def fleet_status(arguments: argparse.Namespace) -> int:
         )
         for one in state["instances"]
     ]
-    print_table(console, ("instance", "device", "state", "for", "running", "restarts", "address", ""), rows)
+    print_table(console, ("instance", "device", "state", "for", "in use", "running", "restarts", "address", ""), rows)
     if state["last_change"]:
         console.print(f"Last change: {state['last_change']}.")
     for sentence in state["says"]:

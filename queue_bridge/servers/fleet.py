@@ -41,6 +41,7 @@ AGES_S = 5.0  # how long the oldest jobs have waited is asked less often
 LOGS_S = 10.0
 CORES_A_START = 4  # a ComfyUI that starts keeps some cores busy; on fewer they start one after the other
 MEBIBYTE = 2**20
+LOAD = ("gpu_used", "gpu_memory_used")  # of what a server tells of its card
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Server:
         self.log_file = plan.folder / "logs" / f"{self.device.label}.log"
         self.lanes: frozenset[str] | None = None
         self.draining = False
+        self.load: dict[str, float] = {}
         self.instance: Instance | None = None
         self._plan = plan
         self._settings = settings
@@ -119,6 +121,7 @@ class Server:
             "process": self.instance.process.pid if self.instance and self.instance.process else None,
             "address": self.instance.address if self.instance else "",
             "log": str(self.log_file),
+            **self.load,
         }
 
     def _seen(self, registered: Mapping[str, Mapping[str, Any]] | None) -> Seen:
@@ -127,6 +130,7 @@ class Server:
         entry = (registered or {}).get(self.place.name)
         # Its predecessor may be there for a moment. On Windows the interpreter of a venv is a child of what we started.
         ours = process is not None and status is None and (os.name == "nt" or _process_of(entry) == process.pid)
+        self.load = {name: entry[name] for name in LOAD if name in entry} if entry and ours else {}
         if entry is None or not ours:
             in_queue = None if registered is None else False
             return Seen(alive=process is not None and status is None, status=status, in_queue=in_queue)
