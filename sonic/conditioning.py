@@ -106,10 +106,10 @@ def condition_on_speech(
     Before the first state and after the last one there are zeros, as in training.
     """
     with torch.inference_mode():
-        around = _windows(states, TOKEN_STATES, TOKEN_LEAD, frames)
+        around = states_around(states, TOKEN_STATES, TOKEN_LEAD, frames)
         tokens = torch.cat([projection(_to(block, projection.proj1)).to("cpu", dtype) for block in _blocks(around)])
         silent = projection(_to(torch.zeros_like(around[:1]), projection.proj1))[0].to("cpu", dtype)
-        around = _windows(states[:, -1], BUCKET_STATES, BUCKET_LEAD, frames)
+        around = states_around(states[:, -1], BUCKET_STATES, BUCKET_LEAD, frames)
         seen = _to(embeds.float(), predictor.proj1)
         buckets = torch.cat([predictor(_to(block, predictor.proj1), seen).cpu() for block in _blocks(around)])
     return SpeechConditioning(tokens, silent, buckets)
@@ -125,7 +125,7 @@ def _blocks(windows: Tensor) -> Iterator[Tensor]:
         yield windows[start : start + _BLOCK]
 
 
-def _windows(states: Tensor, length: int, lead: int, frames: int) -> Tensor:
+def states_around(states: Tensor, length: int, lead: int, frames: int) -> Tensor:
     """(frames, length, ...): for each frame the states from ``lead`` before it, zeros beyond both ends. A view."""
     padding = states.new_zeros(lead, *states.shape[1:]), states.new_zeros(length, *states.shape[1:])
     padded = torch.cat([padding[0], states, padding[1]])
