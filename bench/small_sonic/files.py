@@ -37,9 +37,13 @@ CLIP = {
 
 
 def random_whisper(seed: int) -> WhisperEncoder:
+    """Random in its convolutions; its layers pass on what they are given, as random attention would only blur it."""
     encoder = WhisperEncoder(LISTENED, LISTENING_LAYERS, LISTENED_INNER, PLACES, WHISPER_HEADS)
     random_start(encoder, seed)
     encoder.embed_positions.weight.data *= QUIET_PLACES * LISTENED**0.5
+    for name, parameter in encoder.named_parameters():
+        if ".out_proj." in name or ".fc2." in name:
+            nn.init.zeros_(parameter)
     return encoder.eval().requires_grad_(False)
 
 

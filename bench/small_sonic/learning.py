@@ -59,11 +59,13 @@ class LogOfLosses:
     """Says from time to time how far learning is."""
 
     def __init__(self, what: str, steps: int) -> None:
-        self.what, self.steps, self._seen, self._began = what, steps, [0.0, 0], time.monotonic()
+        self.what, self.steps, self._began = what, steps, time.monotonic()
+        self._seen: list[tuple[float, ...]] = []
 
-    def add(self, step: int, value: float) -> None:
-        self._seen = [self._seen[0] + value, self._seen[1] + 1]
-        if self._seen[1] == TOLD_EVERY or step == self.steps - 1:
-            told = (self.what, step + 1, self.steps, self._seen[0] / self._seen[1], time.monotonic() - self._began)
-            log.info("%s, step %d of %d: error %.4f, %.0f s", *told)
-            self._seen = [0.0, 0]
+    def add(self, step: int, *values: float) -> None:
+        self._seen.append(values)
+        if len(self._seen) == TOLD_EVERY or step == self.steps - 1:
+            means = ", ".join(f"{sum(one) / len(one):.4f}" for one in zip(*self._seen, strict=True))
+            log.info("%s, step %d of %d: error %s, %.0f s", self.what, step + 1, self.steps, means,
+                     time.monotonic() - self._began)  # fmt: skip
+            self._seen = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ def small(comfy: Any, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespa
     from comfyui_sonic.sonic.native.networks import load_networks
 
     models = tmp_path_factory.mktemp("models")
-    taught = list(lessons.lessons(SIZE, SECONDS))[:2]
+    taught = list(itertools.islice(lessons.lessons(SIZE, SECONDS), 2))
     autoencoding = autoencoder.taught_autoencoder(taught, 3, 0)
     whisper, clip = files.random_whisper(0), files.random_image_encoder(0)
     embeds = ImageEncoder(clip, "clip").encode(taught[0].prepared.picture)
@@ -64,7 +65,7 @@ def test_the_engine_predicts_what_the_small_network_was_taught_to(small: SimpleN
     learning = small.network.without_time(small.network.random_network(1))
     learning.load_state_dict({name: small.unet[published_unet_key(name)] for name in learning.state_dict()})
     with torch.no_grad():
-        guided = small.network.guided(
+        parts = small.network.guided(
             learning,
             noisy / root,
             SIGMA_MAX,
@@ -73,5 +74,5 @@ def test_the_engine_predicts_what_the_small_network_was_taught_to(small: SimpleN
             (told.silent_tokens[None], told.tokens),
             torch.tensor([12.5, 16.0, 16.0]),
         )
-    expected = noisy / root**2 - guided * (SIGMA_MAX / root)
+    expected = noisy / root**2 - sum(parts) * (SIGMA_MAX / root)
     assert relative_rms(denoised, expected) < 2e-2  # the noise that is taken out is 700, and what is left is small
