@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from ..clips import PICTURES, VOICES, Clips
 
 MARGINS = (None, 0.5)  # the whole picture, and cut to the face with this margin
+SHOWN_A_FRAME = 2
+SHOWN_FPS = SHOWN_A_FRAME * MODEL_FPS
 _CHANGED = 4  # levels of 255
 _AROUND = np.ones((9, 9), np.uint8)
 
@@ -39,8 +41,10 @@ def lessons(size: int, seconds: float) -> Iterator[Lesson]:
 
 
 def _lesson(prepared: PreparedData) -> Lesson:
-    clip = render_draft(prepared, InferenceOptions(motion_scale=0.0, fps=MODEL_FPS))
-    frames = np.stack(list(clip.frames(0, latent_frames(len(prepared.speech)))))
+    clip = render_draft(prepared, InferenceOptions(motion_scale=0.0, fps=SHOWN_FPS))
+    # Every second frame of the finished video: one that draft makes at 12.5 a second shows a moment 20 ms later.
+    shown = range(0, SHOWN_A_FRAME * latent_frames(len(prepared.speech)), SHOWN_A_FRAME)
+    frames = np.stack([clip.frame(min(index, clip.count - 1)) for index in shown])
     changed = np.abs(frames.astype(np.int16) - prepared.picture).max(axis=(0, 3)) > _CHANGED
     moved = cv2.dilate(changed.astype(np.uint8), _AROUND).astype(np.float32)
     return Lesson(prepared, frames, moved)
