@@ -35,15 +35,16 @@ TOKENS = 32
 
 @dataclass(frozen=True)
 class Layout:
-    """channels: of the first level, the others have 2, 4 and 4 times as many; context: D of tokens and embeddings."""
+    """channels: of the first level; factors: how many times as many each level has; context: D of tokens and embeds."""
 
     channels: int = 320
     context: int = 1024
     head_channels: int = 64
+    factors: tuple[int, int, int, int] = (1, 2, 4, 4)
 
     def config(self) -> SonicConfig:
         """The network's configuration, by the same way as for a file of weights."""
-        first, widths = self.channels, [self.channels * factor for factor in (1, 2, 4, 4)]
+        first, widths = self.channels, [self.channels * factor for factor in self.factors]
         with torch.device("meta"):
             weights = {
                 "conv_in.weight": torch.empty(first, 8, 3, 3),

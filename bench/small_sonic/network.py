@@ -16,19 +16,18 @@ from comfyui_sonic.sonic.conditioning import STATES_PER_FRAME, TOKEN_LEAD, TOKEN
 from comfyui_sonic.sonic.native.autoencoder import LATENT_SCALE, signed
 from comfyui_sonic.sonic.native.guider import APPEARANCE_GUIDANCE, AUDIO_GUIDANCE, BRANCHES
 from comfyui_sonic.sonic.native.keys import published_unet_key
-from comfyui_sonic.sonic.native.model import unet_config
 from comfyui_sonic.sonic.native.network import FaceMask, SonicUNet, SpeechCrossAttention
 from comfyui_sonic.sonic.native.pipeline import mask_of
-from comfyui_sonic.sonic.native.shapes import TorchOperations
 from comfyui_sonic.sonic.options import DOWNSCALE
 from comfyui_sonic.sonic.schedule import MODEL_FPS, SIGMA_MAX, UNITS_PER_FRAME, audio_units
 from torch import Tensor, nn
 
+from ..sonic_network import TOKENS, Layout, make_network
 from .learning import LogOfLosses, learn, random_start
 from .lessons import Lesson
 
-WIDTHS = (64, 64, 128, 128)
-CONTEXT, TOKENS, HIDDEN = 64, 32, 256
+CONTEXT, HIDDEN = 64, 256
+LAYOUT = Layout(64, CONTEXT, factors=(1, 1, 2, 2))
 # A square of the latents first, then the mouth in many frames, then whole frames.
 LESSON_PLAN = ((0.6, 24, 2), (0.85, 16, 6), (1.0, 0, 2))  # until, side or 0 for all, frames a step
 LEAST_SIGMA, MOST_MOTION = 0.3, 60.0
@@ -129,7 +128,7 @@ def taught_projection(lessons: Sequence[Heard]) -> AudioProjection:
 
 def random_network(seed: int) -> SonicUNet:
     """Of SVD's layout. Its layers over time count for nothing, and its last one says nothing yet."""
-    network = SonicUNet(**_config(), dtype=torch.float32, device="cpu", operations=TorchOperations)
+    network = make_network(LAYOUT, "ours", "cpu")
     random_start(network, seed)
     for name, parameter in network.named_parameters():
         if name.endswith("mix_factor"):
@@ -184,21 +183,6 @@ def _window(lesson: Heard, source: np.random.Generator, side: int) -> tuple[slic
     beside = source.integers(-AROUND, AROUND + 1, size=2)
     top, left = np.clip(np.array(middle) + beside - side // 2, 0, [height - side, width - side])
     return slice(int(top), int(top) + side), slice(int(left), int(left) + side)
-
-
-def _config() -> dict[str, Any]:
-    with torch.device("meta"):
-        weights = {
-            "conv_in.weight": torch.empty(WIDTHS[0], 8, 3, 3),
-            "conv_out.weight": torch.empty(4, WIDTHS[0], 3, 3),
-            "add_embedding.linear_1.weight": torch.empty(4 * WIDTHS[0], 768),
-            "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": torch.empty(WIDTHS[0], CONTEXT),
-        }
-        for level, width in enumerate(WIDTHS):
-            key = f"down_blocks.{level}.resnets.0.spatial_res_block.conv1.weight"
-            weights[key] = torch.empty(width, width, 3, 3)
-    config: dict[str, Any] = unet_config(weights, "the small network").unet_config
-    return config
 
 
 class _PassOn(nn.Module):
