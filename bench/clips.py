@@ -53,7 +53,8 @@ class Kept:
 class Clips:
     """An engine with its settings. weights: SHA-256 by file name; seconds: of each recording, 0 = all of it.
 
-    rife: RIFE's network, to be measured beside optical flow.
+    rife: RIFE's network, to be measured beside optical flow. margin: around the face, to which pictures are cut, or
+    None for whole ones.
     """
 
     engine: str
@@ -63,6 +64,7 @@ class Clips:
     size: int
     seconds: float
     rife: FrameInterpolation | None = None
+    margin: float | None = None
     _made: dict[tuple[str, Path], FrameSource] = field(default_factory=dict, repr=False)
 
     def prepared(self, picture: str, voice: Path, crop_ratio: float | None = None) -> PreparedData:
@@ -73,8 +75,8 @@ class Clips:
         return prepare(read_picture(EXAMPLES / picture), read_sound(voice), options)
 
     def clip(self, picture: str, voice: Path) -> tuple[PreparedData, FrameSource]:
-        """The whole picture speaks; made once, as several stages want the same and Sonic does most of its work then."""
-        prepared = self.prepared(picture, voice)
+        """The picture speaks; made once, as several stages want the same and Sonic does most of its work then."""
+        prepared = self.prepared(picture, voice, self.margin)
         key = picture, voice
         if key not in self._made:
             self._made[key] = self.spoken(prepared)
@@ -84,14 +86,21 @@ class Clips:
         return self.make(prepared, InferenceOptions(self.steps, motion_scale=motion_scale, fps=FPS))
 
 
-def clips_of(models: Path | None, steps: int, size: int, seconds: float, rife: Path | None = None) -> Clips:
+def clips_of(
+    models: Path | None,
+    steps: int,
+    size: int,
+    seconds: float,
+    rife: Path | None = None,
+    margin: float | None = None,
+) -> Clips:
     """The draft engine's, or Sonic's with the files in a ComfyUI's ``models`` folder (on PYTHONPATH: ComfyUI itself).
 
     Raises MissingWeights, BadWeights, EngineUnavailable.
     """
     network, of_rife = (interpolation_of(rife), digests([rife])) if rife else (None, {})
     if models is None:
-        return Clips("draft", digests([MOUTH_WEIGHTS]) | of_rife, render_draft, steps, size, seconds, network)
+        return Clips("draft", digests([MOUTH_WEIGHTS]) | of_rife, render_draft, steps, size, seconds, network, margin)
     folders = {name: [models / name] for name in ("sonic", "checkpoints")}
     files = sonic_files(folders)
     if missing := missing_sonic_files(folders):
@@ -109,7 +118,7 @@ def clips_of(models: Path | None, steps: int, size: int, seconds: float, rife: P
     def make(prepared: PreparedData, options: InferenceOptions) -> FrameSource:
         return render(prepared, options, choice, networks)
 
-    return Clips("sonic", digests(files.values(), models) | of_rife, make, steps, size, seconds, network)
+    return Clips("sonic", digests(files.values(), models) | of_rife, make, steps, size, seconds, network, margin)
 
 
 def interpolation_of(file: Path) -> FrameInterpolation:
