@@ -43,6 +43,8 @@ def misfit() -> str:
         reason = native_misfit()
     except (ImportError, AttributeError) as error:  # a name that we build on is no longer where it was
         reason = str(error)
+        if isinstance(error, ImportError) and error.path:
+            reason = reason.removesuffix(f" ({error.path})")  # it goes into the video, which is published
     return reason and (
         f"The engine 'sonic' does not fit this version of ComfyUI ({reason}); choose 'draft' or update this package."
     )
@@ -69,7 +71,9 @@ def choose_engine(
         return EngineChoice("sonic", "The engine 'sonic' was asked for.")
     if missing:
         count = f"{len(missing)} file{'s' if len(missing) > 1 else ''} of Sonic"
-        return EngineChoice("draft", f"'auto' chose draft because {count} are not there, the first being {missing[0]}.")
+        # This goes into the video, which is published: no folder of this machine is in it.
+        first = f"the first being {missing[0].name}; 'sonic-queue models' says where they belong"
+        return EngineChoice("draft", f"'auto' chose draft because {count} are not there, {first}.")
     if unfit:
         return EngineChoice("draft", f"'auto' chose draft. {unfit}")
     return EngineChoice("sonic", "'auto' chose sonic because all its files are there.")

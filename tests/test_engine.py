@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from comfyui_sonic.sonic.audio import read_sound
 from comfyui_sonic.sonic.checkpoints import SONIC_FILES, missing_sonic_files, sonic_files
-from comfyui_sonic.sonic.engine import choose_engine, render, runnable_engines
+from comfyui_sonic.sonic.engine import choose_engine, misfit, render, runnable_engines
 from comfyui_sonic.sonic.errors import EngineUnavailable, MissingWeights, NoFace
 from comfyui_sonic.sonic.options import InferenceOptions, PrepareOptions
 from comfyui_sonic.sonic.portrait import read_picture
@@ -49,6 +51,19 @@ def test_auto_takes_draft_and_says_why(model_dirs: dict[str, list[Path]]) -> Non
     choice = choose_engine("auto", missing_sonic_files(model_dirs))
     assert choice.name == "draft"
     assert "6 files of Sonic are not there" in choice.reason and "unet.pth" in choice.reason
+
+
+def test_why_draft_was_taken_names_no_folder_of_the_machine_since_the_video_says_it(
+    model_dirs: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = choose_engine("auto", missing_sonic_files(model_dirs))
+    assert str(model_dirs["sonic"][0].parent) not in choice.reason
+
+    moved = ModuleType("comfyui_sonic.sonic.native.fit")
+    moved.__file__ = "/srv/comfy/fit.py"
+    monkeypatch.setitem(sys.modules, moved.__name__, moved)
+    said = misfit()
+    assert "cannot import name 'misfit' from 'comfyui_sonic.sonic.native.fit')" in said and "/srv" not in said
 
 
 def test_with_all_files_there_sonic_runs_and_auto_takes_it(model_dirs: dict[str, list[Path]]) -> None:
