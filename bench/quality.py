@@ -122,9 +122,7 @@ def lip_sync(clips: Clips, picture: str, voice: Path) -> dict[str, Any] | str:
     if not shows_a_face(openings):
         return NO_FACE
     result = {}
-    own_s = measure_sync(
-        openings, FPS, speech_for_models(prepared.sound)
-    ).offset_s  # nobody knows how far off an engine's own mouth is
+    own = measure_sync(openings, FPS, speech_for_models(prepared.sound))  # nobody knows how far off an engine is itself
     for planted_s in (-PLANTED_S, PLANTED_S):
         sound = planted(prepared.sound, -planted_s)
         before = measure_sync(openings, FPS, speech_for_models(sound))
@@ -132,7 +130,7 @@ def lip_sync(clips: Clips, picture: str, voice: Path) -> dict[str, Any] | str:
         after = measure_sync(openings, FPS, speech_for_models(moved))
         result[f"{planted_s * 1000:+.0f}"] = {
             "found_ms": before.offset_s * 1000,
-            "found_beside_own_ms": (before.offset_s - own_s) * 1000,
+            "found_beside_own_ms": (before.offset_s - own.offset_s) * 1000,
             "sure": before.is_sure,
             "confidence": before.confidence,
             "left_ms": (planted_s - before.correction_s) * 1000,
